@@ -1,0 +1,1 @@
+//! Plans, dumps, seals and exports backups of a PostgreSQL server.

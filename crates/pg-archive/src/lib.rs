@@ -1,0 +1,1 @@
+//! Reads and writes pg_dump's custom archive format.

@@ -1,0 +1,1 @@
+//! A PostgreSQL connection for COPY at socket speed.
