@@ -1,11 +1,39 @@
 //! Where the bytes lie: the [`Store`] contract and its implementations.
 
+#[doc(hidden)]
+pub mod conformance;
+mod faulty;
+mod folder;
+mod memory;
+
+pub use faulty::{Calls, Fault, Faults, FaultyStore};
+pub use folder::FolderStore;
+pub use memory::MemoryStore;
+
 use std::fmt;
 use std::sync::Arc;
 
-/// An object's name inside a store: `/`-separated, no leading slash, no `.` or `..` segment,
-/// only `A-Z a-z 0-9 . _ - /`. Callers build names from ids of their own, never from user text.
+/// An object's name inside a store: `/`-separated, no empty segment, none that begins with a dot
+/// (those are the stores' own), only `A-Z a-z 0-9 . _ - /`, segments of at most 200 bytes and 800
+/// in all. Callers build names from ids of their own, never from user text. No name is another
+/// one's folder (`a` and `a/b`).
 pub type ObjectName<'a> = &'a str;
+
+/// Whether `name` keeps the rules of [`ObjectName`].
+pub fn is_valid_name(name: &str) -> bool {
+    name.len() <= 800 && name.split('/').all(is_valid_segment)
+}
+
+/// Whether `prefix` may begin a name: a name, or one cut off anywhere, or empty.
+pub fn is_valid_prefix(prefix: &str) -> bool {
+    let (folders, last) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+    (last.is_empty() || is_valid_segment(last)) && (!prefix.contains('/') || is_valid_name(folders))
+}
+
+fn is_valid_segment(segment: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=200).contains(&segment.len()) && !segment.starts_with('.') && segment.bytes().all(allowed)
+}
 
 /// The version of one object's content, opaque, compared byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +97,12 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Removes an object; removing what is not there succeeds.
     fn delete(&self, name: ObjectName<'_>) -> Result<(), StoreError>;
 
+    /// Makes durable whatever this store has shown so far, also what another process has put and
+    /// may not have made durable yet. Called before a manifest is written.
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// The place in words for messages, without credentials: `/srv/vault`, `memory`.
     fn location(&self) -> String;
 }
@@ -80,7 +114,8 @@ pub type SharedStore = Arc<dyn Store>;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {object} in {location}: {kind}")]
 pub struct StoreError {
-    /// What was tried: `create`, `replace`, `update`, `read`, `stat`, `list`, `delete`.
+    /// What was tried: `open`, `create`, `replace`, `update`, `read`, `stat`, `list`, `delete`,
+    /// `sync`.
     pub operation: &'static str,
     /// The object's name, or the prefix of a listing.
     pub object: String,
@@ -131,6 +166,17 @@ pub enum StoreErrorKind {
     /// Everything else; the source says more.
     #[error("input/output error")]
     Other,
+}
+
+impl PutMode {
+    /// The operation's name for a [`StoreError`].
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Overwrite => "replace",
+            Self::Update(_) => "update",
+        }
+    }
 }
 
 impl StoreError {

@@ -1,0 +1,344 @@
+//! A store in a folder of a local (or mounted) file system. Linux.
+//!
+//! # Layout
+//! An object is the file of its name under the root. `.tmp/` holds what is being written and the
+//! lock files; nothing in it is an object.
+//!
+//! # Crash consistency
+//! A create writes a file that has no name yet (`O_TMPFILE`), makes it durable, and only then
+//! links it, so that a killed process leaves nothing and a reader never sees half. Where the file
+//! system cannot do that, and for replacing, the file is written under a name of its own in
+//! `.tmp/`, made durable, and linked or renamed; what a dead process leaves there is swept by
+//! the next one that opens the store (a live writer holds a lock on its file).
+//!
+//! # Concurrency
+//! Link fails if the name is taken: of several creates one wins, between threads and processes.
+//! Replacing, updating and deleting a name hold a file lock for it.
+//!
+//! # Etag
+//! Inode, size and modification time in nanoseconds. Every put makes a new inode, and sets its
+//! time to now, or just after the object that it replaces if the clock says otherwise, so that a
+//! later version of a name never has the etag of an earlier one, even if its inode number is
+//! used again. (A hash of the content would do too, but to stat a chunk would then mean to read
+//! it.)
+
+mod files;
+mod listing;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::{
+    Etag, ObjectMeta, ObjectName, PutMode, Store, StoreError, StoreErrorKind, is_valid_name,
+    is_valid_prefix,
+};
+
+/// Folder of the store's own files.
+const TMP: &str = ".tmp";
+
+/// Only the user that the store runs as may read it: it holds all of a database.
+const FOLDER_MODE: Mode = Mode::RWXU;
+
+/// How often a create is tried again when the folder is removed under its hands.
+const FOLDER_RETRIES: usize = 20;
+
+/// A folder.
+#[derive(Debug)]
+pub struct FolderStore {
+    root: PathBuf,
+    /// Folders under the root that this process has made or seen, and made durable.
+    known_folders: Mutex<HashSet<PathBuf>>,
+    /// Whether the file system has said no to unnamed files.
+    no_unnamed: AtomicBool,
+    /// Makes names in `.tmp/` unique within the process.
+    counter: AtomicU64,
+}
+
+impl FolderStore {
+    /// Opens the folder `root`, which must exist.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let store = Self::at(root.into());
+        store.check_root().map_err(|error| store.failure("open", "the folder", error))?;
+        store.sweep();
+        Ok(store)
+    }
+
+    /// Opens the folder `root` and makes it if it is not there; its parent must exist.
+    pub fn create(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let store = Self::at(root.into());
+        let make = || -> io::Result<()> {
+            match rustix::fs::mkdir(&store.root, FOLDER_MODE) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            store.check_root()?;
+            let absolute = std::path::absolute(&store.root)?;
+            absolute.parent().map_or(Ok(()), files::sync_folder)
+        };
+        make().map_err(|error| store.failure("create", "the folder", error))?;
+        store.sweep();
+        Ok(store)
+    }
+
+    /// Whether nothing lies in the folder itself, but what a store or a file system puts there.
+    pub fn looks_empty(&self) -> Result<bool, StoreError> {
+        let look = || -> io::Result<bool> {
+            for entry in std::fs::read_dir(&self.root)? {
+                let name = entry?.file_name();
+                if name != TMP && name != "lost+found" {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        look().map_err(|error| self.failure("list", "the folder", error))
+    }
+
+    fn at(root: PathBuf) -> Self {
+        Self {
+            root,
+            known_folders: Mutex::default(),
+            no_unnamed: AtomicBool::new(false),
+            counter: AtomicU64::new(0),
+        }
+    }
+
+    fn check_root(&self) -> io::Result<()> {
+        if std::fs::metadata(&self.root)?.is_dir() { Ok(()) } else { Err(Errno::NOTDIR.into()) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Makes the folder (a path relative to the root) and those above it, durably.
+    fn ensure_folder(&self, folder: &Path) -> io::Result<()> {
+        if folder.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let known = || self.known_folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(folder) {
+            return Ok(());
+        }
+        let parent = folder.parent().unwrap_or(Path::new(""));
+        self.ensure_folder(parent)?;
+        match rustix::fs::mkdir(self.root.join(folder), FOLDER_MODE) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Also when it was there: whoever made it may not have got as far as this.
+        files::sync_folder(&self.root.join(parent))?;
+        known().insert(folder.to_owned());
+        Ok(())
+    }
+
+    /// Forgets all folders: some are gone, and finding out which costs more than looking again.
+    fn forget_folders(&self) {
+        self.known_folders.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Runs `write` with the object's folder in place, again if somebody removes the folder, as
+    /// [`Store::delete`] does with empty ones.
+    fn with_folder<T>(&self, name: &str, write: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        let folder = Path::new(name).parent().unwrap_or(Path::new(""));
+        let mut tries = 0;
+        loop {
+            match self.ensure_folder(folder).and_then(|()| write()) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < FOLDER_RETRIES => {
+                    self.check_root()?;
+                    self.forget_folders();
+                    tries += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
+        match rustix::fs::statat(CWD, self.path(name), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() => {
+                Ok(Some(stat))
+            }
+            Ok(_) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                self.check_root()?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read(&self, name: &str, limit_bytes: u64) -> io::Result<Result<Vec<u8>, u64>> {
+        // Never waits, as opening a pipe would, and never follows a link out of the vault.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        let mut file = File::from(rustix::fs::open(self.path(name), flags, Mode::empty())?);
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(Errno::NOENT.into());
+        }
+        if metadata.len() > limit_bytes {
+            return Ok(Err(metadata.len()));
+        }
+        let mut body = Vec::new();
+        // A length is only believed for as long as a put is atomic; the limit holds regardless.
+        body.try_reserve_exact(metadata.len() as usize).map_err(io::Error::other)?;
+        (&mut file).take(limit_bytes.saturating_add(1)).read_to_end(&mut body)?;
+        if body.len() as u64 > limit_bytes {
+            return Ok(Err(body.len() as u64));
+        }
+        Ok(Ok(body))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let _lock = self.lock_name(name)?;
+        match std::fs::remove_file(self.path(name)) {
+            Ok(()) => {}
+            Err(error) if is_missing(&error) => return self.check_root(),
+            Err(error) => return Err(error),
+        }
+        let mut folder = Path::new(name).parent();
+        while let Some(path) = folder.filter(|path| !path.as_os_str().is_empty()) {
+            if std::fs::remove_dir(self.root.join(path)).is_err() {
+                break;
+            }
+            self.forget_folders();
+            folder = path.parent();
+        }
+        match files::sync_folder(&self.root.join(folder.unwrap_or(Path::new("")))) {
+            // Somebody removed the folder in the meantime; that one makes it durable.
+            Err(error) if is_missing(&error) => Ok(()),
+            result => result,
+        }
+    }
+
+    fn failure(&self, operation: &'static str, object: &str, error: io::Error) -> StoreError {
+        let errno = Errno::from_io_error(&error);
+        let kind = match errno {
+            Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => StoreErrorKind::NoSpace,
+            Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => StoreErrorKind::PermissionDenied,
+            Some(Errno::EXIST) => StoreErrorKind::AlreadyExists,
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::STALE) if self.check_root().is_err() => {
+                StoreErrorKind::NoSuchPlace
+            }
+            Some(Errno::NOENT) => StoreErrorKind::NotFound,
+            Some(
+                Errno::INTR
+                | Errno::AGAIN
+                | Errno::BUSY
+                | Errno::TIMEDOUT
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::STALE
+                | Errno::NOMEM
+                | Errno::HOSTDOWN,
+            ) => StoreErrorKind::Unavailable,
+            _ if error.kind() == io::ErrorKind::TimedOut => StoreErrorKind::Unavailable,
+            _ => StoreErrorKind::Other,
+        };
+        let source: Option<Box<dyn std::error::Error + Send + Sync>> = match kind {
+            StoreErrorKind::AlreadyExists | StoreErrorKind::NotFound => None,
+            _ => Some(Box::new(error)),
+        };
+        self.error(operation, object, kind, source)
+    }
+
+    fn error(
+        &self,
+        operation: &'static str,
+        object: &str,
+        kind: StoreErrorKind,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> StoreError {
+        StoreError { operation, object: object.to_owned(), location: self.location(), kind, source }
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn etag(stat: &Stat) -> Etag {
+    Etag(format!("{}-{}-{}.{:09}", stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec))
+}
+
+fn meta(name: String, stat: &Stat) -> ObjectMeta {
+    ObjectMeta { name, bytes: stat.st_size as u64, etag: etag(stat) }
+}
+
+impl Store for FolderStore {
+    fn put(&self, name: ObjectName<'_>, body: &[u8], mode: PutMode) -> Result<Etag, StoreError> {
+        let operation = mode.operation();
+        if !is_valid_name(name) {
+            return Err(self.error(operation, name, StoreErrorKind::BadName, None));
+        }
+        let result = match &mode {
+            PutMode::Create => self.create_object(name, body).map(Some),
+            PutMode::Overwrite => self.replace_object(name, body, None),
+            PutMode::Update(etag) => self.replace_object(name, body, Some(etag)),
+        };
+        match result {
+            Ok(Some(etag)) => Ok(etag),
+            Ok(None) => Err(self.error(operation, name, StoreErrorKind::Changed, None)),
+            Err(error) => Err(self.failure(operation, name, error)),
+        }
+    }
+
+    fn get(&self, name: ObjectName<'_>, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {
+        if !is_valid_name(name) {
+            return Err(self.error("read", name, StoreErrorKind::BadName, None));
+        }
+        match self.read(name, limit_bytes) {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(bytes)) => {
+                let kind = StoreErrorKind::TooLarge { bytes, limit_bytes };
+                Err(self.error("read", name, kind, None))
+            }
+            Err(error) => Err(self.failure("read", name, error)),
+        }
+    }
+
+    fn head(&self, name: ObjectName<'_>) -> Result<Option<ObjectMeta>, StoreError> {
+        if !is_valid_name(name) {
+            return Err(self.error("stat", name, StoreErrorKind::BadName, None));
+        }
+        let stat = self.stat(name).map_err(|error| self.failure("stat", name, error))?;
+        Ok(stat.map(|stat| meta(name.to_owned(), &stat)))
+    }
+
+    fn list(
+        &self,
+        prefix: ObjectName<'_>,
+        each: &mut dyn FnMut(ObjectMeta),
+    ) -> Result<(), StoreError> {
+        if !is_valid_prefix(prefix) {
+            return Err(self.error("list", prefix, StoreErrorKind::BadName, None));
+        }
+        self.walk(prefix, each).map_err(|error| self.failure("list", prefix, error))
+    }
+
+    fn delete(&self, name: ObjectName<'_>) -> Result<(), StoreError> {
+        if !is_valid_name(name) {
+            return Err(self.error("delete", name, StoreErrorKind::BadName, None));
+        }
+        self.remove(name).map_err(|error| self.failure("delete", name, error))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let sync = || -> io::Result<()> { Ok(rustix::fs::syncfs(File::open(&self.root)?)?) };
+        sync().map_err(|error| self.failure("sync", "the folder", error))
+    }
+
+    fn location(&self) -> String {
+        self.root.display().to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests;

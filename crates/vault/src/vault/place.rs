@@ -1,0 +1,109 @@
+//! Where a vault lies, as a user writes it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::VaultError;
+
+/// A parsed `--vault PLACE`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Place {
+    /// A folder: a path, or a `file://` URL.
+    Folder(PathBuf),
+}
+
+impl FromStr for Place {
+    type Err = VaultError;
+
+    fn from_str(text: &str) -> Result<Self, VaultError> {
+        let bad = |reason: &str| {
+            let place = without_secrets(text);
+            Err(VaultError::BadPlace { place, reason: reason.to_owned() })
+        };
+        if text.is_empty() {
+            return bad("it is empty; name a folder");
+        }
+        if text.contains('\0') {
+            return bad("it has a NUL byte");
+        }
+        let Some((scheme, rest)) = split_scheme(text) else {
+            return Ok(Self::Folder(PathBuf::from(text)));
+        };
+        if scheme != "file" {
+            return bad("this build knows only folders: a path, or file:///path");
+        }
+        let path = rest.strip_prefix("localhost").unwrap_or(rest);
+        match (path.starts_with('/'), decode_percent(path)) {
+            (true, Some(path)) => Ok(Self::Folder(PathBuf::from(path))),
+            (true, None) => bad("it has a % that two hexadecimal digits of UTF-8 do not follow"),
+            (false, _) => bad("a file URL has three slashes and an absolute path: file:///path"),
+        }
+    }
+}
+
+/// Splits `scheme://rest`.
+fn split_scheme(text: &str) -> Option<(String, &str)> {
+    let (scheme, rest) = text.split_once("://")?;
+    let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    (scheme.bytes().next()?.is_ascii_alphabetic() && scheme.bytes().all(valid))
+        .then(|| (scheme.to_ascii_lowercase(), rest))
+}
+
+/// For messages: a URL without user part and query, where keys and signatures stand.
+fn without_secrets(text: &str) -> String {
+    let Some((scheme, rest)) = split_scheme(text) else { return text.to_owned() };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}/{path}")
+}
+
+fn decode_percent(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (digits, tail) = rest.split_first_chunk::<2>()?;
+        let digit = |b: u8| char::from(b).to_digit(16);
+        bytes.push((digit(digits[0])? * 16 + digit(digits[1])?) as u8);
+        rest = tail;
+    }
+    String::from_utf8(bytes).ok().filter(|path| !path.contains('\0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_file_urls_are_folders() {
+        for (text, path) in [
+            ("/srv/vault", "/srv/vault"),
+            ("vault", "vault"),
+            ("./a b", "./a b"),
+            ("file:///srv/vault", "/srv/vault"),
+            ("FILE:///srv/a%20b", "/srv/a b"),
+            ("file://localhost/srv", "/srv"),
+            ("odd:name", "odd:name"),
+        ] {
+            assert_eq!(text.parse::<Place>().unwrap(), Place::Folder(path.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_places_are_refused_without_showing_their_secrets() {
+        for text in ["az://user:hunter2@account/c", "https://a.example/c?sig=hunter2", "s3://x"] {
+            let message = text.parse::<Place>().unwrap_err().to_string();
+            assert!(message.contains("this build knows only folders"), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+        for text in ["", "file://host/x", "file:///a%zz", "file:///a%ff", "a\0b"] {
+            assert!(text.parse::<Place>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Runs: what changes while a backup is made. Nothing sealed depends on it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{BackupId, RunId, ServerName, Vault, VaultError, parse_record};
+use crate::store::{Etag, ObjectMeta, PutMode, StoreError, StoreErrorKind};
+
+/// The most that an object of a run can have, bytes.
+pub const MAX_RUN_OBJECT_BYTES: u64 = 64 << 20;
+
+/// The run's own record.
+const RECORD: &str = "run.json";
+
+/// The work towards one backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Its id.
+    pub run: RunId,
+    /// The server that it backs up.
+    pub server: ServerName,
+    /// When it began.
+    pub started: Timestamp,
+    /// The machine that began it.
+    pub host: String,
+    /// The process there that began it.
+    pub pid: u32,
+    /// How far it is.
+    pub state: RunState,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum RunState {
+    /// At work, or dead without having said so.
+    Running,
+    /// Done: the backup is sealed.
+    Sealed {
+        /// The backup.
+        backup: BackupId,
+    },
+    /// Given up.
+    Failed {
+        /// Why, for people, without secrets.
+        reason: String,
+    },
+}
+
+fn run_name(server: &ServerName, run: &RunId, name: &str) -> String {
+    format!("runs/{server}/{run}/{name}")
+}
+
+impl Vault {
+    /// Writes the record of a new run.
+    pub fn open_run(&self, record: &RunRecord) -> Result<Etag, VaultError> {
+        self.put_record(record, PutMode::Create)
+    }
+
+    /// Replaces the record of a run that has the version `etag`; fails with
+    /// [`StoreErrorKind::Changed`] if somebody else has replaced it.
+    pub fn update_run(&self, record: &RunRecord, etag: Etag) -> Result<Etag, VaultError> {
+        self.put_record(record, PutMode::Update(etag))
+    }
+
+    fn put_record(&self, record: &RunRecord, mode: PutMode) -> Result<Etag, VaultError> {
+        let body = serde_json::to_vec(record)
+            .map_err(|error| VaultError::Compress { what: "a run", source: error.into() })?;
+        self.put_run_object(&record.server, &record.run, RECORD, &body, mode)
+    }
+
+    /// The record of a run, `None` when there is none.
+    pub fn run(&self, server: &ServerName, run: &RunId) -> Result<Option<RunRecord>, VaultError> {
+        match self.get_run_object(server, run, RECORD) {
+            Ok(body) => parse_record(&run_name(server, run, RECORD), &body).map(Some),
+            Err(VaultError::Store(StoreError { kind: StoreErrorKind::NotFound, .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All runs of a server that have a record, oldest first.
+    pub fn list_runs(&self, server: &ServerName) -> Result<Vec<RunRecord>, VaultError> {
+        let mut ids: Vec<RunId> = Vec::new();
+        self.runs().list(&format!("runs/{server}/"), &mut |meta| {
+            let run = meta.name.split('/').nth(2).and_then(|run| run.parse().ok());
+            if let Some(run) = run
+                && meta.name.ends_with(RECORD)
+                && ids.last() != Some(&run)
+            {
+                ids.push(run);
+            }
+        })?;
+        ids.iter().filter_map(|run| self.run(server, run).transpose()).collect()
+    }
+
+    /// Writes an object of a run; `name` may have folders.
+    pub fn put_run_object(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        name: &str,
+        body: &[u8],
+        mode: PutMode,
+    ) -> Result<Etag, VaultError> {
+        let bytes = body.len() as u64;
+        if bytes > MAX_RUN_OBJECT_BYTES {
+            let what = "an object of a run";
+            return Err(VaultError::TooLong { what, bytes, limit_bytes: MAX_RUN_OBJECT_BYTES });
+        }
+        Ok(self.runs().put(&run_name(server, run, name), body, mode)?)
+    }
+
+    /// Reads an object of a run.
+    pub fn get_run_object(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        name: &str,
+    ) -> Result<Vec<u8>, VaultError> {
+        Ok(self.runs().get(&run_name(server, run, name), MAX_RUN_OBJECT_BYTES)?)
+    }
+
+    /// Objects of a run whose name starts with `prefix`, in order; names as given to
+    /// [`Vault::put_run_object`].
+    pub fn list_run_objects(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        prefix: &str,
+    ) -> Result<Vec<ObjectMeta>, VaultError> {
+        let base = run_name(server, run, "");
+        let mut objects = Vec::new();
+        self.runs().list(&format!("{base}{prefix}"), &mut |mut meta| {
+            meta.name.drain(..base.len());
+            objects.push(meta);
+        })?;
+        Ok(objects)
+    }
+
+    /// Removes a run, its record last: what is interrupted is still listed. Removing what is
+    /// not there succeeds.
+    pub fn remove_run(&self, server: &ServerName, run: &RunId) -> Result<(), VaultError> {
+        for object in self.list_run_objects(server, run, "")? {
+            if object.name != RECORD {
+                self.runs().delete(&run_name(server, run, &object.name))?;
+            }
+        }
+        Ok(self.runs().delete(&run_name(server, run, RECORD))?)
+    }
+}
