@@ -1,1 +1,36 @@
 //! Plans, dumps, seals and exports backups of a PostgreSQL server.
+//!
+//! [`backup`] reads every database of a server into a vault. For each it takes one snapshot, lets
+//! pg_dump write its table of contents and stops it before the data, cuts the data into slices,
+//! and lets several lanes (connections that share the snapshot) read them. Slices become
+//! content-addressed chunks; what the vault has already is neither compressed nor stored again.
+
+mod backup;
+mod check;
+mod chunker;
+mod dump;
+mod error;
+mod export;
+mod globals;
+mod journal;
+mod lane;
+mod large_objects;
+mod options;
+mod outline;
+mod plan;
+mod progress;
+mod roles;
+mod session;
+mod snapshot;
+mod source;
+mod tools;
+mod uploads;
+
+pub use backup::backup;
+pub use check::{CheckReport, Finding, Severity, check};
+pub use error::{BackupError, ToolError};
+pub use export::{DamagedObject, ExportError, ExportReport, ExportedFile, export};
+pub use options::{BackupOptions, DEFAULT_LEVEL, ExportOptions, RolesFor};
+pub use progress::{Progress, ProgressReading};
+pub use roles::{PreparedRoles, RolesTarget, Unterminated, prepare as prepare_roles};
+pub use tools::ClientTools;

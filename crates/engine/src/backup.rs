@@ -1,0 +1,392 @@
+//! A whole backup: every database of a server, sealed by one manifest.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use flexkeep_pg_copy::{self as pg, Connection};
+use flexkeep_vault::contents::Cut;
+use flexkeep_vault::manifest::{Loss, MANIFEST_FORMAT, Manifest, ObjectRef, Totals};
+use flexkeep_vault::store::Etag;
+use flexkeep_vault::{
+    BackupId, ContentHash, RunId, RunRecord, RunState, ServerName, Vault, VaultError,
+};
+use jiff::Timestamp;
+
+use crate::chunker::{ChunkTools, KnownChunks};
+use crate::dump::{self, Dumped, Prepared};
+use crate::error::BackupError;
+use crate::globals;
+use crate::options::BackupOptions;
+use crate::plan::LastCuts;
+use crate::progress::Progress;
+use crate::session;
+use crate::source::{self, Database, ServerFacts};
+use crate::tools::ClientTools;
+use crate::uploads::Uploads;
+
+/// Bytes of compressed chunks that may be on their way into the vault, for each lane.
+const UPLOAD_BYTES_PER_LANE: usize = 24 << 20;
+
+/// What everything in a run shares.
+pub(crate) struct Run<'a> {
+    pub(crate) target: &'a pg::Config,
+    pub(crate) connect: pg::ConnectOptions,
+    pub(crate) options: &'a BackupOptions,
+    pub(crate) client: &'a ClientTools,
+    pub(crate) facts: &'a ServerFacts,
+    pub(crate) server: ServerName,
+    pub(crate) id: RunId,
+    pub(crate) tools: &'a ChunkTools,
+}
+
+/// Backs up the server that `target` reaches into `vault`, and gives the sealed manifest.
+///
+/// Every database is one state of its own, as of [`DatabaseSummary::snapshot_time`]. What could
+/// not be read is in [`Manifest::losses`]; a table that can't be read is an error. When this
+/// returns an error, nothing was sealed; what was uploaded is used by the next backup.
+///
+/// [`DatabaseSummary::snapshot_time`]: flexkeep_vault::manifest::DatabaseSummary::snapshot_time
+pub fn backup(
+    target: &pg::Config,
+    vault: &Vault,
+    options: &BackupOptions,
+    progress: &Arc<Progress>,
+) -> Result<Manifest, BackupError> {
+    let started = Timestamp::now();
+    progress.phase("connecting");
+    let connect = connect_options(options);
+    let mut connection = session::connect(target, target.database(), &connect)?;
+    session::prepare(&mut connection, "")?;
+    let mut facts = source::facts(&mut connection)?;
+    let client =
+        ClientTools::find(options.pg_bin.as_deref(), facts.source.version_num / 10_000)?;
+    facts.source.pg_dump.clone_from(&client.version);
+    let server = options.name.clone().unwrap_or_else(|| ServerName::sanitize(&target.host()));
+    take_server_lock(&mut connection, vault, &server)?;
+    let databases = source::databases(
+        &mut connection,
+        facts.source.flexible_server,
+        &options.exclude_databases,
+    )?;
+    progress.phase("looking at the last backup");
+    let last = LastBackup::read(vault, &server, progress)?;
+    let uploads = Uploads::start(
+        Arc::new(vault.clone()),
+        Arc::clone(progress),
+        options.lanes.max(2),
+        UPLOAD_BYTES_PER_LANE * options.lanes.max(1),
+    );
+    let tools = ChunkTools {
+        vault: Arc::new(vault.clone()),
+        known: last.known,
+        uploads,
+        progress: Arc::clone(progress),
+        level: options.level,
+    };
+    let id = RunId::new(started);
+    let run = Run { target, connect, options, client: &client, facts: &facts, server, id, tools: &tools };
+    let record = open_run(&run, started)?;
+    let losses = databases.losses.clone();
+    let result = read_all(&run, &databases.dump, &last.cuts, &mut connection)
+        .and_then(|mut parts| {
+            parts.losses.splice(0..0, losses);
+            parts.notes.splice(0..0, databases.notes.clone());
+            seal(&run, started, parts)
+        });
+    close_run(&run, record, &result);
+    result
+}
+
+fn connect_options(options: &BackupOptions) -> pg::ConnectOptions {
+    pg::ConnectOptions {
+        stall_timeout: options.stall_timeout,
+        raw_text: true,
+        ..pg::ConnectOptions::default()
+    }
+}
+
+/// One backup of a server into a vault at a time. The lock is the connection's, on the source: it
+/// goes away with this process, however that ends.
+fn take_server_lock(
+    connection: &mut Connection,
+    vault: &Vault,
+    server: &ServerName,
+) -> Result<(), BackupError> {
+    const QUERY: &str = "server lock";
+    let hash = ContentHash::of(format!("flexkeep\n{}\n{server}", vault.id()).as_bytes());
+    let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
+    let (high, low) = (i32::from_be_bytes([a, b, c, d]), i32::from_be_bytes([e, f, g, h]));
+    let sql = format!(
+        "SELECT pg_catalog.pg_try_advisory_lock({high}, {low})::int, \
+         (SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted \
+          AND l.classid = ({high}::bigint & 4294967295)::oid \
+          AND l.objid = ({low}::bigint & 4294967295)::oid \
+          AND l.pid <> pg_catalog.pg_backend_pid() LIMIT 1)"
+    );
+    let rows = session::rows(connection, "", "taking the server's lock", &sql)?;
+    let row = rows.first().ok_or_else(|| BackupError::Internal("no lock row".to_owned()))?;
+    if session::number::<u8>(row, 0, QUERY)? == 1 {
+        return Ok(());
+    }
+    let pid = row.get(1).unwrap_or("unknown").to_owned();
+    Err(BackupError::AnotherBackup { server: server.to_string(), pid })
+}
+
+/// What the last sealed backup of the server tells this one.
+struct LastBackup {
+    known: KnownChunks,
+    cuts: HashMap<String, LastCuts>,
+}
+
+impl LastBackup {
+    /// Chunks that the last backup names and that are there with the length it says. One that is
+    /// missing or cut off is made anew.
+    fn read(
+        vault: &Vault,
+        server: &ServerName,
+        progress: &Progress,
+    ) -> Result<Self, BackupError> {
+        let mut last = Self { known: KnownChunks::default(), cuts: HashMap::new() };
+        let Some(id) = vault.backups(server)?.pop() else { return Ok(last) };
+        let manifest = match vault.manifest(&id) {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                progress.message(format!(
+                    "the last backup {id} cannot be read ({error}); this one starts from nothing"
+                ));
+                return Ok(last);
+            }
+        };
+        let mut named = HashMap::new();
+        for database in &manifest.databases {
+            let cuts = last.cuts.entry(database.name.clone()).or_default();
+            let read = vault.read_contents(&database.contents, |entry| {
+                for chunk in &entry.chunks {
+                    named.insert(chunk.hash, *chunk);
+                }
+                if matches!(entry.cut, Cut::Pages(_)) {
+                    cuts.insert((entry.schema, entry.name), entry.cut);
+                }
+            });
+            if let Err(error) = read {
+                progress.message(format!(
+                    "the last backup's list of database {:?} cannot be read ({error}); \
+                     its chunks are looked for one by one",
+                    database.name
+                ));
+            }
+        }
+        vault.list_chunks(&mut |hash, stored_bytes| {
+            if let Some(chunk) = named.remove(&hash)
+                && u64::from(chunk.stored_bytes) == stored_bytes
+            {
+                last.known.insert(&chunk);
+            }
+        })?;
+        if !named.is_empty() {
+            progress.message(format!(
+                "{} chunks of the last backup {id} are missing or damaged in the vault; \
+                 what the source still has of them is stored again",
+                named.len()
+            ));
+        }
+        Ok(last)
+    }
+}
+
+fn open_run(run: &Run<'_>, started: Timestamp) -> Result<(RunRecord, Etag), BackupError> {
+    let vault = &run.tools.vault;
+    // This process has the server's lock, so whatever is there is of a process that died.
+    for stale in vault.list_runs(&run.server)? {
+        vault.remove_run(&run.server, &stale.run)?;
+    }
+    let record = RunRecord {
+        run: run.id.clone(),
+        server: run.server.clone(),
+        started,
+        host: hostname(),
+        pid: std::process::id(),
+        state: RunState::Running,
+    };
+    let etag = vault.open_run(&record)?;
+    Ok((record, etag))
+}
+
+/// A run that sealed its backup leaves nothing; one that failed leaves its reason.
+fn close_run(
+    run: &Run<'_>,
+    (mut record, etag): (RunRecord, Etag),
+    result: &Result<Manifest, BackupError>) {
+    let vault = &run.tools.vault;
+    let outcome = match result {
+        Ok(_) => vault.remove_run(&run.server, &run.id),
+        Err(error) => {
+            record.state = RunState::Failed { reason: error.to_string() };
+            vault.update_run(&record, etag).map(|_| ())
+        }
+    };
+    if let Err(error) = outcome {
+        // Nothing depends on it: the next run of this server clears it away.
+        tracing::warn!("cannot close run {}: {error}", run.id);
+    }
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// All that the manifest will say.
+#[derive(Default)]
+struct Parts {
+    globals: Option<ObjectRef>,
+    databases: Vec<flexkeep_vault::manifest::DatabaseSummary>,
+    losses: Vec<Loss>,
+    notes: Vec<String>,
+}
+
+fn read_all(
+    run: &Run<'_>,
+    databases: &[Database],
+    cuts: &HashMap<String, LastCuts>,
+    connection: &mut Connection,
+) -> Result<Parts, BackupError> {
+    let mut parts = Parts::default();
+    let passwords = run.options.role_passwords && run.facts.reads_passwords;
+    if !run.options.role_passwords {
+        parts.notes.push("password hashes of roles were left out as asked".to_owned());
+    } else if !passwords {
+        parts.losses.extend(source::password_loss(connection)?);
+    }
+    std::thread::scope(|scope| {
+        let globals = scope.spawn(move || globals::dump(run.client, run.target, passwords));
+        // The next database is prepared while the lanes read this one.
+        let (sender, receiver) = mpsc::sync_channel(0);
+        scope.spawn(move || {
+            let empty = LastCuts::new();
+            for database in databases {
+                let last = cuts.get(&database.name).unwrap_or(&empty);
+                let prepared = dump::prepare(run, database, 1, last);
+                let failed = prepared.is_err();
+                // Nobody receives any more when another database has failed.
+                if sender.send((database, prepared)).is_err() || failed && run_is_over(run) {
+                    return;
+                }
+            }
+        });
+        for (database, prepared) in receiver {
+            let last = cuts.get(&database.name);
+            match dump_with_attempts(run, database, prepared, last) {
+                Ok(dumped) => {
+                    parts.databases.push(dumped.summary);
+                    parts.losses.extend(dumped.losses);
+                    parts.notes.extend(dumped.notes);
+                }
+                Err(error) if error.is_database_gone() => parts
+                    .notes
+                    .push(format!("database {:?} was dropped during the backup", database.name)),
+                Err(error) => return Err(error),
+            }
+        }
+        let sql = globals
+            .join()
+            .map_err(|_| BackupError::Internal("the thread for roles panicked".to_owned()))??;
+        parts.globals = Some(run.tools.vault.put_meta(&sql)?);
+        if parts.databases.is_empty() {
+            let reason = "every database was dropped during the backup".to_owned();
+            return Err(BackupError::NothingToDo(reason));
+        }
+        Ok(parts)
+    })
+}
+
+fn run_is_over(run: &Run<'_>) -> bool {
+    run.tools.progress.is_cancelled()
+}
+
+/// Tries until a snapshot holds, as often as the options allow.
+fn dump_with_attempts(
+    run: &Run<'_>,
+    database: &Database,
+    prepared: Result<Prepared, BackupError>,
+    last: Option<&LastCuts>,
+) -> Result<Dumped, BackupError> {
+    let mut prepared = prepared;
+    let mut attempt = 1;
+    loop {
+        if run.tools.progress.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
+        let error = match prepared.and_then(|prepared| dump::dump(run, prepared)) {
+            Ok(mut dumped) => {
+                dumped.summary.attempts = attempt;
+                return Ok(dumped);
+            }
+            Err(error) => error,
+        };
+        if !error.is_worth_a_new_attempt() || error.is_database_gone() {
+            return Err(error);
+        }
+        if attempt >= run.options.attempts.max(1) {
+            let (database, last) = (database.name.clone(), Box::new(error));
+            return Err(BackupError::AttemptsExhausted { database, attempts: attempt, last });
+        }
+        run.tools.progress.message(format!(
+            "database {:?}: snapshot {attempt} was given up ({}); trying again",
+            database.name,
+            chain(&error)
+        ));
+        dump::pause(run, attempt);
+        attempt += 1;
+        let empty = LastCuts::new();
+        prepared = dump::prepare(run, database, attempt, last.unwrap_or(&empty));
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn seal(run: &Run<'_>, started: Timestamp, parts: Parts) -> Result<Manifest, BackupError> {
+    let vault = &run.tools.vault;
+    run.tools.uploads.drain()?;
+    run.tools.progress.phase("sealing");
+    let mut totals = Totals::default();
+    for database in &parts.databases {
+        totals += database.totals;
+    }
+    let mut id = BackupId::new(run.server.clone(), started);
+    loop {
+        let manifest = Manifest {
+            format: MANIFEST_FORMAT,
+            vault: vault.id().to_owned(),
+            backup: id.to_string(),
+            server: run.server.to_string(),
+            tool: run.options.tool.clone(),
+            started,
+            sealed: Timestamp::now(),
+            source: run.facts.source.clone(),
+            globals: parts.globals.clone(),
+            databases: parts.databases.clone(),
+            losses: parts.losses.clone(),
+            notes: parts.notes.clone(),
+            totals,
+        };
+        match vault.seal(&manifest) {
+            Ok(()) => return Ok(manifest),
+            // Another backup began in the same second.
+            Err(VaultError::BackupTaken(_)) => id = id.next(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Rows into chunks: where they are cut, hashed, looked up, compressed and sent off.
+
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
+
+use flexkeep_pg_copy::CopySink;
+use flexkeep_vault::contents::{ChunkRef, EntryKind};
+use flexkeep_vault::{ChunkBuffer, ChunkEncoder, ContentHash, EncodeError, Found, Vault, VaultError};
+
+use crate::journal::ItemJournal;
+use crate::progress::Progress;
+use crate::uploads::{UploadFailed, Uploads};
+
+/// A chunk ends at the first row end past this many raw bytes.
+pub(crate) const SOFT_CHUNK_BYTES: usize = 16 << 20;
+
+/// A chunk ends here in the middle of a row, if it must.
+pub(crate) const HARD_CHUNK_BYTES: usize = 24 << 20;
+
+/// Where a table is read as a whole, its chunks are about this long.
+const CONTENT_CHUNK_BYTES: usize = 2 << 20;
+
+/// Chunks that the vault is known to hold, with their stored length: those of the last backup,
+/// and those of this run.
+#[derive(Debug, Default)]
+pub(crate) struct KnownChunks(RwLock<HashMap<ContentHash, u32>>);
+
+impl KnownChunks {
+    pub(crate) fn insert(&self, chunk: &ChunkRef) {
+        self.0
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(chunk.hash, chunk.stored_bytes);
+    }
+
+    fn stored_bytes(&self, hash: &ContentHash) -> Option<u32> {
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(hash).copied()
+    }
+}
+
+/// Why a chunk could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChunkError {
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    #[error(transparent)]
+    Upload(#[from] UploadFailed),
+    #[error("cancelled")]
+    Cancelled,
+    #[error("a chunk is longer than any can be")]
+    TooLong,
+    #[error("the server sent a large object in an unexpected form")]
+    BadLargeObject,
+}
+
+/// What all lanes share.
+pub(crate) struct ChunkTools {
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) known: KnownChunks,
+    pub(crate) uploads: Uploads,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) level: i32,
+}
+
+/// Makes chunks of one lane, one after the other.
+pub(crate) struct Chunker<'a> {
+    tools: &'a ChunkTools,
+    encoder: ChunkEncoder,
+    raw: Vec<u8>,
+    reader: ChunkBuffer,
+}
+
+impl<'a> Chunker<'a> {
+    pub(crate) fn new(tools: &'a ChunkTools) -> Result<Self, EncodeError> {
+        Ok(Self { tools, encoder: ChunkEncoder::new(tools.level)?, raw: Vec::new(), reader: ChunkBuffer::new() })
+    }
+
+    /// Hashes the content, and uploads it unless the vault has it.
+    pub(crate) fn store(
+        &mut self,
+        kind: EntryKind,
+        continued: bool,
+        raw: &[u8],
+        journal: &Arc<ItemJournal>,
+    ) -> Result<ChunkRef, ChunkError> {
+        if self.tools.progress.is_cancelled() {
+            return Err(ChunkError::Cancelled);
+        }
+        let hash = ContentHash::of(raw);
+        self.tools.progress.read_some(raw.len() as u64);
+        let raw_bytes = u32::try_from(raw.len()).expect("chunks are at most 24 MiB");
+        let mut chunk = ChunkRef { hash, raw_bytes, stored_bytes: 0, continued };
+        if let Some(stored_bytes) = self.tools.known.stored_bytes(&hash) {
+            chunk.stored_bytes = stored_bytes;
+            return Ok(chunk);
+        }
+        // A run that broke off, or another server's backup, may have left it. No sealed backup of
+        // this server vouches for it, so it is read before it is relied on.
+        let found = self.tools.vault.find_chunk(kind, &hash, raw_bytes, &mut self.reader)?;
+        if let Found::Good { stored_bytes } = found {
+            chunk.stored_bytes = u32::try_from(stored_bytes).map_err(|_| ChunkError::TooLong)?;
+            self.tools.known.insert(&chunk);
+            return Ok(chunk);
+        }
+        let mut object = self.tools.uploads.buffer();
+        let encoded = match kind {
+            EntryKind::Table => self.encoder.encode_table(raw)?,
+            EntryKind::LargeObjects => self.encoder.encode_large_objects(raw)?,
+        };
+        object.extend_from_slice(encoded);
+        chunk.stored_bytes =
+            u32::try_from(object.len()).map_err(|_| ChunkError::TooLong)?;
+        if found == Found::Damaged {
+            self.tools.progress.message(format!("chunk {hash} was damaged in the vault; replaced"));
+        }
+        self.tools.uploads.submit(hash, object, found == Found::Damaged, journal)?;
+        self.tools.known.insert(&chunk);
+        Ok(chunk)
+    }
+
+    /// Takes the rows of one COPY.
+    pub(crate) fn rows<'c>(
+        &'c mut self,
+        by_content: bool,
+        journal: &'c Arc<ItemJournal>,
+    ) -> RowCutter<'c, 'a> {
+        RowCutter { chunker: self, by_content, journal, row_start: 0, chunks: Vec::new(), rows: 0 }
+    }
+}
+
+/// Appends rows to the current chunk and cuts it.
+///
+/// Where it cuts depends on the bytes alone, never on how they came in, so that the same rows make
+/// the same chunks: at the first row end past 16 MiB, or at exactly 24 MiB within a row. A table
+/// that is read as a whole is cut at rows whose hash says so, so that an inserted row moves the
+/// cuts of its surroundings only.
+pub(crate) struct RowCutter<'c, 'a> {
+    chunker: &'c mut Chunker<'a>,
+    by_content: bool,
+    journal: &'c Arc<ItemJournal>,
+    row_start: usize,
+    chunks: Vec<ChunkRef>,
+    rows: u64,
+}
+
+impl RowCutter<'_, '_> {
+    /// Cuts what is left, and gives rows and chunks.
+    pub(crate) fn finish(mut self) -> Result<(u64, Vec<ChunkRef>), ChunkError> {
+        self.cut(false)?;
+        Ok((self.rows, self.chunks))
+    }
+
+    fn cut(&mut self, continued: bool) -> Result<(), ChunkError> {
+        self.row_start = 0;
+        if self.chunker.raw.is_empty() {
+            return Ok(());
+        }
+        let mut raw = std::mem::take(&mut self.chunker.raw);
+        let stored = self.chunker.store(EntryKind::Table, continued, &raw, self.journal);
+        raw.clear();
+        self.chunker.raw = raw;
+        self.chunks.push(stored?);
+        Ok(())
+    }
+
+    #[cold]
+    fn append_long(&mut self, mut part: &[u8]) -> Result<(), ChunkError> {
+        while self.chunker.raw.len() + part.len() > HARD_CHUNK_BYTES {
+            let (now, later) = part.split_at(HARD_CHUNK_BYTES - self.chunker.raw.len());
+            self.chunker.raw.extend_from_slice(now);
+            self.cut(true)?;
+            part = later;
+        }
+        self.chunker.raw.extend_from_slice(part);
+        Ok(())
+    }
+
+    /// Whether the row that ends here ends a chunk of a table that is read as a whole. The chance
+    /// grows with the row's length, so that chunks have the same mean length for all tables.
+    fn row_ends_chunk(&self) -> bool {
+        let length = self.chunker.raw.len();
+        if length < CONTENT_CHUNK_BYTES / 2 {
+            return false;
+        }
+        let row = &self.chunker.raw[self.row_start..];
+        let row_hash = fnv1a(&row[row.len().saturating_sub(256)..]);
+        let chance = u64::MAX / (CONTENT_CHUNK_BYTES as u64 / 2);
+        row_hash < chance.saturating_mul(row.len().max(1) as u64)
+    }
+}
+
+/// FNV-1a, finished with a multiplication so that the high bits depend on all bytes.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for &byte in bytes {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl CopySink for RowCutter<'_, '_> {
+    type Error = ChunkError;
+
+    #[inline]
+    fn data(&mut self, part: &[u8], row_end: bool) -> Result<(), ChunkError> {
+        if self.chunker.raw.len() + part.len() > HARD_CHUNK_BYTES {
+            self.append_long(part)?;
+        } else {
+            self.chunker.raw.extend_from_slice(part);
+        }
+        if row_end {
+            self.rows += 1;
+            let length = self.chunker.raw.len();
+            if length >= SOFT_CHUNK_BYTES || (self.by_content && self.row_ends_chunk()) {
+                self.cut(false)?;
+            }
+            self.row_start = self.chunker.raw.len();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,308 @@
+//! One database: snapshot, outline, plan, lanes, contents list.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use flexkeep_pg_archive::{Compression, Toc, Version};
+use flexkeep_vault::contents::{self, EntryKind};
+use flexkeep_vault::manifest::{DatabaseSummary, Extension, Loss, Totals};
+use flexkeep_vault::store::PutMode;
+use flexkeep_vault::{ContentHash, ContentsWriter};
+use serde::Serialize;
+
+use crate::backup::Run;
+use crate::error::BackupError;
+use crate::journal::{JournalPlace, SliceDone};
+use crate::lane::{self, Work};
+use crate::large_objects::Unreadable;
+use crate::outline;
+use crate::plan::{self, EntrySource, LastCuts, Plan, PlannedEntry};
+use crate::session;
+use crate::snapshot::Leader;
+use crate::source::{self, Database};
+
+/// A database whose snapshot is taken and whose work is planned.
+pub(crate) struct Prepared {
+    pub(crate) database: Database,
+    pub(crate) attempt: u32,
+    leader: Leader,
+    encoding: String,
+    toc: Toc,
+    plan: Plan,
+    extensions: Vec<Extension>,
+    losses: Vec<Loss>,
+    notes: Vec<String>,
+}
+
+/// A database that is in the vault, but for the manifest.
+pub(crate) struct Dumped {
+    pub(crate) summary: DatabaseSummary,
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Takes the snapshot and makes the plan.
+pub(crate) fn prepare(
+    run: &Run<'_>,
+    database: &Database,
+    attempt: u32,
+    last: &LastCuts,
+) -> Result<Prepared, BackupError> {
+    let name = &database.name;
+    let mut leader = Leader::open(run.target, name, &run.connect)?;
+    let encoding = database_encoding(&mut leader)?;
+    let outline = outline::take(run.client, run.target, &leader, &encoding, &run.tools.progress)?;
+    let mut plan = plan::plan(&outline.toc, &leader, last, run.options.lanes)?;
+    let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {
+        Unreadable::ask(&mut leader.connection, name)?
+    } else {
+        Unreadable::default()
+    };
+    leave_out(&mut plan, &unreadable);
+    let losses =
+        source::database_losses(&mut leader.connection, name, run.facts, &unreadable.0)?;
+    let extensions = source::extensions(&mut leader.connection, name)?;
+    let notes =
+        outline.warnings.into_iter().map(|line| format!("database {name:?}: {line}")).collect();
+    Ok(Prepared {
+        database: database.clone(),
+        attempt,
+        leader,
+        encoding,
+        toc: outline.toc,
+        plan,
+        extensions,
+        losses,
+        notes,
+    })
+}
+
+fn database_encoding(leader: &mut Leader) -> Result<String, BackupError> {
+    const SQL: &str = "SELECT pg_catalog.getdatabaseencoding()";
+    let rows = session::rows(&mut leader.connection, &leader.database, "asking its encoding", SQL)?;
+    let row = rows.first().ok_or_else(|| BackupError::Internal("no encoding".to_owned()))?;
+    session::text(row, 0, "encoding").map(str::to_owned)
+}
+
+/// Large objects that can't be read stay in the table of contents, empty, and in the list of
+/// losses.
+fn leave_out(plan: &mut Plan, unreadable: &Unreadable) {
+    if unreadable.0.is_empty() {
+        return;
+    }
+    for entry in &mut plan.entries {
+        if let EntrySource::LargeObjects { oids } = &mut entry.source {
+            // The slices stay where they were, so that their cuts do.
+            for oid in oids.iter_mut().filter(|oid| unreadable.0.contains(oid)) {
+                *oid = 0;
+            }
+        }
+    }
+}
+
+/// The plan as it is kept with the run.
+#[derive(Serialize)]
+struct PlanRecord<'a> {
+    database: &'a str,
+    attempt: u32,
+    snapshot: &'a str,
+    entries: Vec<PlanEntryRecord<'a>>,
+}
+
+#[derive(Serialize)]
+struct PlanEntryRecord<'a> {
+    dump_id: i32,
+    name: &'a str,
+    cut: contents::Cut,
+    slices: u64,
+}
+
+/// Reads all data of a prepared database into the vault.
+pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, BackupError> {
+    let tools = run.tools;
+    let name = prepared.database.name.clone();
+    let before = tools.progress.read();
+    tools.progress.phase(&name);
+    let with_data = prepared.plan.entries.iter().filter(|e| e.slices > 0).count() as u64;
+    tools.progress.planned(with_data, prepared.plan.bytes);
+    let place = JournalPlace {
+        server: run.server.clone(),
+        run: run.id.clone(),
+        folder: format!("database-{}/attempt-{}", prepared.database.oid, prepared.attempt),
+    };
+    write_plan(run, &prepared, &place)?;
+    let result = read_data(run, &mut prepared, place);
+    let uploaded = tools.uploads.take_uploaded();
+    let drained = result.and_then(|done| {
+        tools.uploads.drain()?;
+        Ok(done)
+    });
+    let done = drained.inspect_err(|_| tools.progress.go_back(&before))?;
+    let late = tools.uploads.take_uploaded();
+    let mut lengths = uploaded.lengths;
+    lengths.extend(late.lengths);
+    // Ends the transaction and with it the locks, before the rest is written.
+    let Prepared { database, attempt, leader, encoding, toc, plan, extensions, losses, notes } =
+        prepared;
+    let (snapshot_time, _) = (leader.time, leader.connection.close());
+    let (contents, mut totals) = write_contents(run, &plan.entries, done, &lengths)?;
+    totals.new_chunks = uploaded.new_chunks + late.new_chunks;
+    totals.new_stored_bytes = uploaded.new_bytes + late.new_bytes;
+    let toc = run.tools.vault.put_meta(&stored_toc(toc)?)?;
+    let summary = DatabaseSummary {
+        name: database.name,
+        oid: database.oid,
+        encoding,
+        snapshot_time,
+        attempts: attempt,
+        toc,
+        contents,
+        extensions,
+        totals,
+    };
+    Ok(Dumped { summary, losses, notes })
+}
+
+fn write_plan(
+    run: &Run<'_>,
+    prepared: &Prepared,
+    place: &JournalPlace,
+) -> Result<(), BackupError> {
+    let record = PlanRecord {
+        database: &prepared.database.name,
+        attempt: prepared.attempt,
+        snapshot: &prepared.leader.snapshot,
+        entries: prepared
+            .plan
+            .entries
+            .iter()
+            .map(|e| PlanEntryRecord { dump_id: e.dump_id, name: &e.name, cut: e.cut, slices: e.slices })
+            .collect(),
+    };
+    let text = serde_json::to_vec(&record).expect("text and numbers are always JSON");
+    let object = format!("{}/plan.json", place.folder);
+    run.tools.vault.put_run_object(&place.server, &place.run, &object, &text, PutMode::Create)?;
+    Ok(())
+}
+
+/// Runs the lanes until all is read, or one has failed.
+fn read_data(
+    run: &Run<'_>,
+    prepared: &mut Prepared,
+    place: JournalPlace,
+) -> Result<Vec<SliceDone>, BackupError> {
+    let items = std::mem::take(&mut prepared.plan.items);
+    let lanes = run.options.lanes.min(items.len());
+    let name = prepared.database.name.as_str();
+    let work = Work::new(name, &prepared.plan.entries, items, run.tools, place);
+    let leader = &mut prepared.leader;
+    std::thread::scope(|scope| {
+        for _ in 1..lanes {
+            work.helper_starts();
+            let (work, snapshot) = (&work, leader.snapshot.as_str());
+            scope.spawn(move || {
+                lane::help(run.target, &run.connect, snapshot, work);
+                work.helper_ends();
+            });
+        }
+        lane::lead(&mut leader.connection, &work);
+    });
+    let result = work.into_result();
+    if matches!(result, Err(BackupError::UploadFailed)) {
+        run.tools.uploads.drain()?;
+    }
+    result
+}
+
+/// Puts the slices into the order of the table of contents, and refuses to go on unless every one
+/// is there exactly once.
+fn write_contents(
+    run: &Run<'_>,
+    entries: &[PlannedEntry],
+    mut done: Vec<SliceDone>,
+    lengths: &HashMap<ContentHash, u64>,
+) -> Result<(flexkeep_vault::manifest::ObjectRef, Totals), BackupError> {
+    done.sort_unstable_by_key(|slice| (slice.entry, slice.slice));
+    let mut done = done.into_iter().peekable();
+    let mut writer = ContentsWriter::new()?;
+    let mut totals = Totals::default();
+    for (index, planned) in entries.iter().enumerate() {
+        let mut entry = contents::Entry {
+            dump_id: planned.dump_id,
+            kind: planned.kind(),
+            schema: planned.schema.clone(),
+            name: planned.name.clone(),
+            oid: planned.oid,
+            rows: 0,
+            cut: planned.cut,
+            chunks: Vec::new(),
+        };
+        for expected in 0..planned.slices {
+            let slice = done
+                .next_if(|slice| slice.entry == index && slice.slice == expected)
+                .ok_or_else(|| missing_slice(planned, expected))?;
+            entry.rows += slice.rows;
+            entry.chunks.extend(slice.chunks);
+        }
+        for chunk in &mut entry.chunks {
+            if let Some(&length) = lengths.get(&chunk.hash) {
+                chunk.stored_bytes = u32::try_from(length).map_err(|_| {
+                    BackupError::Internal(format!("chunk {} is too long", chunk.hash))
+                })?;
+            }
+        }
+        totals += entry_totals(&entry);
+        writer.push(&entry)?;
+    }
+    if let Some(extra) = done.next() {
+        return Err(missing_slice(&entries[extra.entry], extra.slice));
+    }
+    Ok((writer.finish(&run.tools.vault)?, totals))
+}
+
+fn missing_slice(entry: &PlannedEntry, slice: u64) -> BackupError {
+    BackupError::Internal(format!(
+        "slice {slice} of {} of {:?} was read not once",
+        entry.slices, entry.name
+    ))
+}
+
+fn entry_totals(entry: &contents::Entry) -> Totals {
+    let sum = |of: fn(&contents::ChunkRef) -> u32| {
+        entry.chunks.iter().map(|chunk| u64::from(of(chunk))).sum::<u64>()
+    };
+    let is_table = entry.kind == EntryKind::Table;
+    Totals {
+        tables: u64::from(is_table),
+        rows: if is_table { entry.rows } else { 0 },
+        large_objects: if is_table { 0 } else { entry.rows },
+        raw_bytes: sum(|chunk| chunk.raw_bytes),
+        stored_bytes: sum(|chunk| chunk.stored_bytes),
+        chunks: entry.chunks.len() as u64,
+        new_chunks: 0,
+        new_stored_bytes: 0,
+    }
+}
+
+/// The table of contents as the beginning of an archive of zstd frames.
+fn stored_toc(toc: Toc) -> Result<Vec<u8>, BackupError> {
+    let failed = |error: &dyn std::fmt::Display| {
+        BackupError::Internal(format!("pg_dump's table of contents: {error}"))
+    };
+    let version = toc.header().version.max(Version::V1_15);
+    let toc = toc.to_version(version).map_err(|error| failed(&error))?;
+    let toc = toc.with_compression(Compression::Zstd).map_err(|error| failed(&error))?;
+    Ok(toc.encode())
+}
+
+/// Waits before the next attempt: 1, 2, 4, ... seconds, at most 30.
+pub(crate) fn pause(run: &Run<'_>, attempt: u32) {
+    let pause = Duration::from_secs(1 << (attempt - 1).min(5)).min(Duration::from_secs(30));
+    let steps = pause.as_millis() / 100;
+    for _ in 0..steps {
+        if run.tools.progress.is_cancelled() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,203 @@
+//! Why a backup or an export failed.
+
+use std::path::PathBuf;
+
+use flexkeep_pg_copy as pg;
+use flexkeep_vault::VaultError;
+
+/// Why a backup was not sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The server can't be reached, or refuses the login.
+    #[error("cannot connect to {target}")]
+    Connect {
+        /// The connection in words, without secrets.
+        target: String,
+        /// What the connection said.
+        #[source]
+        source: pg::Error,
+    },
+    /// The server is older than what flexkeep reads.
+    #[error("the server is PostgreSQL {version}; flexkeep backs up PostgreSQL 13 and newer")]
+    ServerTooOld {
+        /// Its version.
+        version: String,
+    },
+    /// A statement failed, or the connection broke while it ran.
+    #[error("{doing} failed{}", in_database(.database))]
+    Server {
+        /// What was being done.
+        doing: String,
+        /// In which database.
+        database: Option<String>,
+        /// What the server said.
+        #[source]
+        source: pg::Error,
+    },
+    /// No usable pg_dump.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// Tables that the user may not read. A backup without them would not be one.
+    #[error(
+        "{} in database {database:?} cannot be read: {}; grant SELECT (or the role pg_read_all_data), or leave the database out",
+        plural(.tables.len(), "table"),
+        some(.tables)
+    )]
+    Unreadable {
+        /// The database.
+        database: String,
+        /// The tables, qualified and quoted.
+        tables: Vec<String>,
+    },
+    /// A table or its data changed in a way that no snapshot protects from.
+    #[error("{what} changed while database {database:?} was being locked")]
+    Changed {
+        /// The database.
+        database: String,
+        /// The tables, or what pg_dump said.
+        what: String,
+    },
+    /// Every attempt at a database failed.
+    #[error("gave up database {database:?} after {attempts} attempts")]
+    AttemptsExhausted {
+        /// The database.
+        database: String,
+        /// How many snapshots were tried.
+        attempts: u32,
+        /// What ended the last of them.
+        #[source]
+        last: Box<BackupError>,
+    },
+    /// The database was dropped or renamed before it could be read.
+    #[error("database {0:?} is gone")]
+    DatabaseGone(String),
+    /// Another process backs up the same server into the same vault.
+    #[error(
+        "another backup of {server:?} into this vault is running (server process {pid}); wait for it or stop it, then run this one again"
+    )]
+    AnotherBackup {
+        /// The server's name.
+        server: String,
+        /// The backend that holds the lock, or `unknown`.
+        pid: String,
+    },
+    /// The server has no database that can be backed up.
+    #[error("no database to back up: {0}")]
+    NothingToDo(String),
+    /// The vault refused or failed.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// A chunk could not be stored; the upload itself says why.
+    #[error("an upload failed")]
+    UploadFailed,
+    /// The caller asked for it.
+    #[error("cancelled; nothing was sealed")]
+    Cancelled,
+    /// A promise that this program makes to itself was broken; nothing was sealed.
+    #[error("internal check failed: {0}; nothing was sealed")]
+    Internal(String),
+}
+
+/// Something about the PostgreSQL client programs.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    /// None found that is new enough.
+    #[error(
+        "no {tool} for a PostgreSQL {server_major} server was found ({found}); install the client package of PostgreSQL {server_major} or newer, or name its folder with --pg-bin"
+    )]
+    Missing {
+        /// `pg_dump` or `pg_dumpall`.
+        tool: String,
+        /// The server's major version.
+        server_major: u32,
+        /// What was found, in words.
+        found: String,
+    },
+    /// It could not be started.
+    #[error("cannot start {}", .path.display())]
+    Start {
+        /// The program.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It ended with an error.
+    #[error("{tool} failed ({status}): {stderr}")]
+    Failed {
+        /// `pg_dump` or `pg_dumpall`.
+        tool: String,
+        /// Its exit status.
+        status: String,
+        /// The end of what it wrote to standard error.
+        stderr: String,
+    },
+    /// It wrote what can't be a table of contents.
+    #[error("{tool} wrote a table of contents that cannot be read")]
+    Output {
+        /// The program.
+        tool: String,
+        /// What is wrong with it.
+        #[source]
+        source: flexkeep_pg_archive::ReadError,
+    },
+    /// It did not end in time.
+    #[error("{tool} gave nothing for {seconds} s and was stopped")]
+    Stalled {
+        /// The program.
+        tool: String,
+        /// The limit.
+        seconds: u64,
+    },
+}
+
+impl BackupError {
+    /// Whether a new snapshot of the same database may succeed.
+    pub(crate) fn is_worth_a_new_attempt(&self) -> bool {
+        match self {
+            Self::Changed { .. } => true,
+            Self::Server { source, .. } | Self::Connect { source, .. } => {
+                source.is_transient() || source.sqlstate().is_some_and(is_concurrent_change)
+            }
+            Self::Tool(ToolError::Stalled { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the server says that the database does not exist.
+    pub(crate) fn is_database_gone(&self) -> bool {
+        match self {
+            Self::DatabaseGone(_) => true,
+            Self::Connect { source, .. } | Self::Server { source, .. } => {
+                source.sqlstate() == Some("3D000")
+            }
+            _ => false,
+        }
+    }
+}
+
+/// SQLSTATEs of objects that went away, or locks that were not to be had, between two statements.
+fn is_concurrent_change(sqlstate: &str) -> bool {
+    matches!(
+        sqlstate,
+        "42P01" | "42704" | "42883" | "3F000" | "55P03" | "40P01" | "40001" | "XX000" | "57014"
+            | "22023" | "55000" | "42703"
+    )
+}
+
+fn in_database(database: &Option<String>) -> String {
+    database.as_ref().map(|name| format!(" in database {name:?}")).unwrap_or_default()
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN {
+        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+    }
+    text
+}

@@ -1,0 +1,358 @@
+//! A lane: one connection, one snapshot, item after item.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use flexkeep_pg_copy::{self as pg, Connection, CopyError};
+
+use crate::chunker::{ChunkError, ChunkTools, Chunker};
+use crate::error::BackupError;
+use crate::journal::{ItemJournal, JournalPlace, SliceDone};
+use crate::large_objects;
+use crate::plan::{EntrySource, Item, Part, PlannedEntry};
+use crate::session;
+
+/// The work of one attempt at one database, shared among its lanes.
+pub(crate) struct Work<'a> {
+    pub(crate) database: &'a str,
+    pub(crate) entries: &'a [PlannedEntry],
+    pub(crate) tools: &'a ChunkTools,
+    pub(crate) place: JournalPlace,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    /// Items that only the leader can do, because someone waits for an exclusive lock on their
+    /// table: the leader has its lock already, everybody else would have to stand in line behind.
+    for_leader: VecDeque<Item>,
+    helpers: usize,
+    done: Vec<SliceDone>,
+    failure: Option<BackupError>,
+}
+
+impl<'a> Work<'a> {
+    pub(crate) fn new(
+        database: &'a str,
+        entries: &'a [PlannedEntry],
+        items: VecDeque<Item>,
+        tools: &'a ChunkTools,
+        place: JournalPlace,
+    ) -> Self {
+        let queue = Queue { items, ..Queue::default() };
+        Self { database, entries, tools, place, queue: Mutex::new(queue), changed: Condvar::new() }
+    }
+
+    /// The slices that were done, or why not all were.
+    pub(crate) fn into_result(self) -> Result<Vec<SliceDone>, BackupError> {
+        let queue = self.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match queue.failure {
+            Some(error) => Err(error),
+            None => Ok(queue.done),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next item for a lane that is not the leader.
+    fn next(&self) -> Option<Item> {
+        let mut queue = self.lock();
+        if queue.failure.is_some() { None } else { queue.items.pop_front() }
+    }
+
+    /// The next item for the leader, who stays until no other lane can leave it one.
+    fn next_for_leader(&self) -> Option<Item> {
+        let mut queue = self.lock();
+        loop {
+            if queue.failure.is_some() {
+                return None;
+            }
+            if let Some(item) = queue.for_leader.pop_front() {
+                return Some(item);
+            }
+            if let Some(item) = queue.items.pop_front() {
+                return Some(item);
+            }
+            if queue.helpers == 0 {
+                return None;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn finish_item(&self, done: Vec<SliceDone>) {
+        self.lock().done.extend(done);
+    }
+
+    fn give_to_leader(&self, item: Item) {
+        self.lock().for_leader.push_back(item);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn fail(&self, error: BackupError) {
+        // The first failure is the cause; those of other lanes mostly follow from it.
+        self.lock().failure.get_or_insert(error);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn helper_starts(&self) {
+        self.lock().helpers += 1;
+    }
+
+    pub(crate) fn helper_ends(&self) {
+        self.lock().helpers -= 1;
+        self.changed.notify_all();
+    }
+}
+
+/// How a lane holds its tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Locks {
+    /// The leader has them all.
+    Held,
+    /// Another lane takes each when it comes to it.
+    Taken,
+}
+
+/// Works on the leader's own connection until nothing is left.
+pub(crate) fn lead(connection: &mut Connection, work: &Work<'_>) {
+    let result = Chunker::new(work.tools).map_err(encode_failed).and_then(|mut chunker| {
+        while let Some(item) = work.next_for_leader() {
+            if let Some(item) = do_item(connection, work, &mut chunker, item, Locks::Held)? {
+                return Err(BackupError::Internal(format!("item {} came back", item.id)));
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        work.fail(error);
+    }
+}
+
+/// Opens a connection of its own on the leader's snapshot and works until nothing is left.
+pub(crate) fn help(
+    target: &pg::Config,
+    options: &pg::ConnectOptions,
+    snapshot: &str,
+    work: &Work<'_>,
+) {
+    match adopt(target, options, snapshot, work.database) {
+        Ok(mut connection) => {
+            if let Err(error) = help_on(&mut connection, work) {
+                work.fail(error);
+            }
+        }
+        // The server has no place for one more: fewer lanes do it too.
+        Err(BackupError::Connect { source, .. }) if source.sqlstate() == Some("53300") => {
+            work.tools.progress.message(format!(
+                "database {:?}: the server has no connection left for another lane; going on with fewer",
+                work.database
+            ));
+        }
+        Err(error) => work.fail(error),
+    }
+}
+
+fn adopt(
+    target: &pg::Config,
+    options: &pg::ConnectOptions,
+    snapshot: &str,
+    database: &str,
+) -> Result<Connection, BackupError> {
+    let mut connection = session::connect(target, database, options)?;
+    session::prepare(&mut connection, database)?;
+    let sql = format!(
+        "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+         SET TRANSACTION SNAPSHOT {}",
+        pg::quote_literal(snapshot)
+    );
+    session::run(&mut connection, database, "adopting the snapshot", sql)?;
+    Ok(connection)
+}
+
+fn help_on(connection: &mut Connection, work: &Work<'_>) -> Result<(), BackupError> {
+    let mut chunker = Chunker::new(work.tools).map_err(encode_failed)?;
+    while let Some(item) = work.next() {
+        if let Some(rest) = do_item(connection, work, &mut chunker, item, Locks::Taken)? {
+            work.give_to_leader(rest);
+        }
+    }
+    Ok(())
+}
+
+/// One COPY to be done.
+#[derive(Clone, Copy)]
+struct Step {
+    part: Part,
+    slice: u64,
+}
+
+/// Does all of an item, or gives back the parts whose tables it could not lock.
+fn do_item(
+    connection: &mut Connection,
+    work: &Work<'_>,
+    chunker: &mut Chunker<'_>,
+    mut item: Item,
+    locks: Locks,
+) -> Result<Option<Item>, BackupError> {
+    let mut parts = std::mem::take(&mut item.parts);
+    if locks == Locks::Taken {
+        let (locked, refused) = lock_parts(connection, work, parts)?;
+        parts = locked;
+        item.parts = refused;
+    }
+    let journal = ItemJournal::open(work.place.clone(), journal_id(&item, locks));
+    let steps: Vec<Step> = parts
+        .iter()
+        .flat_map(|&part| {
+            (part.first_slice..part.first_slice + part.slices).map(move |slice| Step { part, slice })
+        })
+        .collect();
+    let mut done = Vec::with_capacity(steps.len());
+    let mut sent = 0;
+    for (index, step) in steps.iter().enumerate() {
+        let entry = &work.entries[step.part.entry];
+        // While one answer is read, the server has the next command already.
+        while sent < steps.len().min(index + 2) && is_table(work, &steps[sent]) {
+            send(connection, work, &steps[sent])?;
+            sent += 1;
+        }
+        let result = match &entry.source {
+            EntrySource::Table { .. } => {
+                let by_content = entry.cut == flexkeep_vault::contents::Cut::Content;
+                let mut rows = chunker.rows(by_content, &journal);
+                connection
+                    .read_copy_out(&mut rows)
+                    .and_then(|_| rows.finish().map_err(CopyError::Sink))
+            }
+            EntrySource::LargeObjects { oids } => {
+                sent = sent.max(index + 1);
+                let oids = objects_of_slice(entry, oids, step.slice);
+                large_objects::read_slice(connection, chunker, oids, &journal)
+            }
+        };
+        let (rows, chunks) = result.map_err(|error| slice_failed(work, entry, error))?;
+        done.push(SliceDone { entry: step.part.entry, slice: step.slice, rows, chunks });
+        work.tools.progress.done(entry.slice_bytes);
+        if step.slice + 1 == entry.slices {
+            work.tools.progress.object_done();
+        }
+    }
+    ItemJournal::complete(journal, done.clone(), &work.tools.vault)?;
+    work.finish_item(done);
+    Ok((!item.parts.is_empty()).then_some(item))
+}
+
+/// An item of which a part went back to the leader is journaled twice, under two names.
+fn journal_id(item: &Item, locks: Locks) -> usize {
+    item.id * 2 + usize::from(locks == Locks::Taken)
+}
+
+/// Large objects take several statements a slice, with nothing else under way.
+fn is_table(work: &Work<'_>, step: &Step) -> bool {
+    matches!(work.entries[step.part.entry].source, EntrySource::Table { .. })
+}
+
+fn send(connection: &mut Connection, work: &Work<'_>, step: &Step) -> Result<(), BackupError> {
+    let entry = &work.entries[step.part.entry];
+    connection
+        .send_query(entry.copy_sql(step.slice))
+        .map_err(|source| session::failed(&reading(entry), work.database, source))
+}
+
+fn objects_of_slice<'e>(entry: &PlannedEntry, oids: &'e [u32], slice: u64) -> &'e [u32] {
+    let flexkeep_vault::contents::Cut::Objects(step) = entry.cut else { return &[] };
+    let first = usize::try_from(slice).unwrap_or(usize::MAX).saturating_mul(step as usize);
+    let end = first.saturating_add(step as usize).min(oids.len());
+    &oids[first.min(end)..end]
+}
+
+/// Locks the tables of `parts` without waiting. The leader holds each of these locks, so a lock is
+/// refused only when someone stands in line for an exclusive one.
+fn lock_parts(
+    connection: &mut Connection,
+    work: &Work<'_>,
+    parts: Vec<Part>,
+) -> Result<(Vec<Part>, Vec<Part>), BackupError> {
+    let mut tables: Vec<&[u8]> = parts.iter().filter_map(|part| relation(work, part)).collect();
+    tables.dedup();
+    if tables.is_empty() || try_lock(connection, work, &tables)? {
+        return Ok((parts, Vec::new()));
+    }
+    let mut locked = Vec::new();
+    let mut refused = Vec::new();
+    for part in parts {
+        let free = match relation(work, &part) {
+            Some(table) => try_lock(connection, work, &[table])?,
+            None => true,
+        };
+        if free { locked.push(part) } else { refused.push(part) }
+    }
+    Ok((locked, refused))
+}
+
+fn relation<'w>(work: &'w Work<'_>, part: &Part) -> Option<&'w [u8]> {
+    match &work.entries[part.entry].source {
+        EntrySource::Table { relation, .. } => Some(relation),
+        EntrySource::LargeObjects { .. } => None,
+    }
+}
+
+fn try_lock(
+    connection: &mut Connection,
+    work: &Work<'_>,
+    tables: &[&[u8]],
+) -> Result<bool, BackupError> {
+    let mut sql = b"SAVEPOINT flexkeep; LOCK TABLE ONLY ".to_vec();
+    sql.extend_from_slice(&tables.join(&b", ONLY "[..]));
+    sql.extend_from_slice(b" IN ACCESS SHARE MODE NOWAIT; RELEASE SAVEPOINT flexkeep");
+    match connection.execute(&sql) {
+        Ok(()) => Ok(true),
+        Err(error) if error.sqlstate() == Some("55P03") => {
+            let undo = "ROLLBACK TO SAVEPOINT flexkeep; RELEASE SAVEPOINT flexkeep";
+            session::run(connection, work.database, "giving a lock back", undo)?;
+            Ok(false)
+        }
+        Err(source) => Err(session::failed("locking a table", work.database, source)),
+    }
+}
+
+fn reading(entry: &PlannedEntry) -> String {
+    match &entry.source {
+        EntrySource::Table { relation, .. } => {
+            format!("reading table {}", session::lossy(relation))
+        }
+        EntrySource::LargeObjects { .. } => format!("reading large objects {}", entry.name),
+    }
+}
+
+fn slice_failed(
+    work: &Work<'_>,
+    entry: &PlannedEntry,
+    error: CopyError<ChunkError>,
+) -> BackupError {
+    match error {
+        CopyError::Connection(source) => session::failed(&reading(entry), work.database, source),
+        CopyError::Sink(error) => chunk_failed(&reading(entry), error),
+    }
+}
+
+fn chunk_failed(doing: &str, error: ChunkError) -> BackupError {
+    match error {
+        ChunkError::Vault(error) => error.into(),
+        ChunkError::Cancelled => BackupError::Cancelled,
+        // Whoever waits for the uploads learns why.
+        ChunkError::Upload(_) => BackupError::UploadFailed,
+        ChunkError::Encode(_) | ChunkError::TooLong | ChunkError::BadLargeObject => {
+            BackupError::Internal(format!("{doing}: {error}"))
+        }
+    }
+}
+
+fn encode_failed(error: flexkeep_vault::EncodeError) -> BackupError {
+    BackupError::Internal(format!("starting a lane: {error}"))
+}

@@ -1,0 +1,79 @@
+//! What a caller decides about a backup and an export.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flexkeep_vault::ServerName;
+
+/// How to take a backup.
+#[derive(Clone, Debug)]
+pub struct BackupOptions {
+    /// The server's name in the vault; made from the connection's host when absent.
+    pub name: Option<ServerName>,
+    /// Connections that read data at once, at least 1.
+    pub lanes: usize,
+    /// Databases to leave out, by exact name. They are listed in the manifest's notes.
+    pub exclude_databases: Vec<String>,
+    /// Folder that holds `pg_dump` and `pg_dumpall`; searched for when absent.
+    pub pg_bin: Option<PathBuf>,
+    /// Whether password hashes of roles are kept, where the server lets them be read.
+    pub role_passwords: bool,
+    /// Snapshots that are tried for one database before the backup fails.
+    pub attempts: u32,
+    /// zstd level of table chunks; negative levels are zstd's fast ones.
+    pub level: i32,
+    /// Longest silence of the server before it counts as gone.
+    pub stall_timeout: Duration,
+    /// Program and version for the manifest.
+    pub tool: String,
+}
+
+/// The zstd level whose speed and size were measured best for COPY text
+/// (docs/performance.md).
+pub const DEFAULT_LEVEL: i32 = -3;
+
+impl Default for BackupOptions {
+    fn default() -> Self {
+        Self {
+            name: None,
+            lanes: 2,
+            exclude_databases: Vec::new(),
+            pg_bin: None,
+            role_passwords: true,
+            attempts: 5,
+            level: DEFAULT_LEVEL,
+            stall_timeout: Duration::from_secs(600),
+            tool: concat!("flexkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// How to export a backup.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// The folder to write into; made when it is not there.
+    pub to: PathBuf,
+    /// Only these databases; all when empty.
+    pub databases: Vec<String>,
+    /// Major version of the oldest pg_restore that shall read the archives. `None` keeps the
+    /// format and the chunks as they are (pg_restore 17, or 16, as the README says).
+    pub pg_restore: Option<u32>,
+    /// For which kind of server `roles.sql` is written.
+    pub roles_for: RolesFor,
+    /// Threads that verify and compress.
+    pub threads: usize,
+    /// Replace files of an earlier export.
+    pub overwrite: bool,
+}
+
+/// For which kind of server `roles.sql` is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RolesFor {
+    /// For Flexible Server when the backup came from one, else for PostgreSQL.
+    #[default]
+    Same,
+    /// As pg_dumpall wrote it, but safe to replay.
+    Postgres,
+    /// Without what Azure Database for PostgreSQL Flexible Server refuses.
+    FlexibleServer,
+}

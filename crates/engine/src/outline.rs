@@ -1,0 +1,119 @@
+//! pg_dump's own plan of a database: its table of contents, taken before any data is dumped.
+//!
+//! Writing a custom archive into a pipe, pg_dump writes head and table of contents first: all
+//! definitions, rights, comments, sequence values, COPY statements and dependencies. When that is
+//! read, it is stopped: the data is ours to read, in parallel.
+
+use std::io::BufReader;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use flexkeep_pg_archive::{Limits, ReadError, Toc};
+use flexkeep_pg_copy as pg;
+
+use crate::error::{BackupError, ToolError};
+use crate::progress::Progress;
+use crate::snapshot::Leader;
+use crate::tools::{self, ClientTools, RunningTool};
+
+/// How long pg_dump may read catalogs. Databases with a hundred thousand tables take minutes.
+const OUTLINE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long pg_dump may wait for one of its table locks. Someone whose exclusive lock request
+/// stands behind our lock would make it wait for ever, and us with it.
+const LOCK_WAIT_SECONDS: u32 = 10;
+
+/// What pg_dump says of a database.
+pub(crate) struct Outline {
+    pub(crate) toc: Toc,
+    /// Its warnings, one a line.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Lets pg_dump look at the leader's snapshot and gives its table of contents.
+pub(crate) fn take(
+    tools: &ClientTools,
+    target: &pg::Config,
+    leader: &Leader,
+    encoding: &str,
+    progress: &Progress,
+) -> Result<Outline, BackupError> {
+    let target = target.with_database(&leader.database);
+    let mut command = tools::command(tools, "pg_dump", &target);
+    command.args(["--format=custom", "--compress=0", "--no-password"]);
+    command.arg(format!("--encoding={encoding}"));
+    command.arg(format!("--snapshot={}", leader.snapshot));
+    command.arg(format!("--lock-wait-timeout={LOCK_WAIT_SECONDS}s"));
+    let mut child = RunningTool::start(&mut command, "pg_dump")?;
+    let toc = read(&mut child, progress);
+    // Only now: a pg_dump that has written all may end by itself, and must not be mistaken for
+    // one that failed.
+    child.kill();
+    let (status, stderr) = child.wait(Duration::from_secs(30))?;
+    match toc? {
+        Ok(toc) => Ok(Outline { toc, warnings: warnings(&stderr) }),
+        Err(error) if stderr.is_empty() => {
+            Err(ToolError::Output { tool: "pg_dump".to_owned(), source: error }.into())
+        }
+        Err(_) => Err(failure(leader, status, stderr)),
+    }
+}
+
+/// Reads in a thread of its own, so that a pg_dump that hangs can be left.
+fn read(
+    child: &mut RunningTool,
+    progress: &Progress,
+) -> Result<Result<Toc, ReadError>, BackupError> {
+    let stdout = child.take_stdout();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        // The receiver is gone only when nobody wants the answer any more.
+        let _ = sender.send(Toc::read(&mut BufReader::new(stdout), &Limits::default()));
+    });
+    let deadline = Instant::now() + OUTLINE_LIMIT;
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(200)) {
+            Ok(toc) => return Ok(toc),
+            Err(RecvTimeoutError::Timeout) if progress.is_cancelled() => {
+                return Err(BackupError::Cancelled);
+            }
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            Err(_) => {
+                return Err(ToolError::Stalled {
+                    tool: "pg_dump".to_owned(),
+                    seconds: OUTLINE_LIMIT.as_secs(),
+                }
+                .into());
+            }
+        }
+    }
+}
+
+/// pg_dump fails for good on what it can't read, and in passing on what changed under it.
+fn failure(leader: &Leader, status: std::process::ExitStatus, stderr: String) -> BackupError {
+    const PASSING: [&str; 9] = [
+        "could not obtain lock",
+        "lock timeout",
+        "statement timeout",
+        "cache lookup failed",
+        "does not exist",
+        "was concurrently",
+        "could not open relation",
+        "connection to server",
+        "terminating connection",
+    ];
+    if PASSING.iter().any(|text| stderr.contains(text)) {
+        let what = format!("the schema (pg_dump: {})", stderr.replace('\n', " "));
+        BackupError::Changed { database: leader.database.clone(), what }
+    } else {
+        ToolError::Failed { tool: "pg_dump".to_owned(), status: status.to_string(), stderr }.into()
+    }
+}
+
+fn warnings(stderr: &str) -> Vec<String> {
+    stderr
+        .lines()
+        .filter(|line| !line.contains("terminated by") && !line.trim().is_empty())
+        .map(|line| line.trim_start_matches("pg_dump: ").to_owned())
+        .collect()
+}

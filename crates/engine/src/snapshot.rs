@@ -1,0 +1,236 @@
+//! One consistent view of a database, and the locks that keep it true.
+//!
+//! MVCC hides what others commit, with two exceptions: TRUNCATE and rewrites of a table by ALTER
+//! TABLE swap the table's file, and a snapshot older than the swap then sees an empty table,
+//! without any error. pg_dump has that gap between its snapshot and its locks. Here the tables are
+//! locked first and the snapshot is taken after, in one transaction (LOCK TABLE takes no snapshot).
+//! What was created or swapped in between is then noticed by comparing, for every table, the file
+//! that the snapshot's catalog names with the file that the table has now: under the lock they
+//! must be the same.
+
+use std::collections::{HashMap, HashSet};
+
+use flexkeep_pg_copy::{self as pg, Connection};
+use jiff::Timestamp;
+
+use crate::error::BackupError;
+use crate::session;
+
+/// Most bytes of one LOCK TABLE statement; pg_dump uses the same bound.
+const LOCK_STATEMENT_BYTES: usize = 100_000;
+
+/// Rows, below which nothing of the user's is: schemas that pg_dump never dumps from, temporary
+/// tables of other sessions, and members of extensions that are not their configuration tables.
+const LOCKABLE: &str = "\
+    c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
+    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+    AND (NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+                     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                     AND d.objid = c.oid AND d.deptype = 'e') \
+         OR EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))";
+
+/// A table that a snapshot sees.
+#[derive(Clone, Debug)]
+pub(crate) struct TableFacts {
+    /// Qualified and quoted.
+    pub(crate) sql_name: Vec<u8>,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    /// Its table access method is `heap`, the one whose pages can be read by range.
+    pub(crate) is_heap: bool,
+    /// Pages of the main fork when it was asked for; it may have grown since.
+    pub(crate) pages: u64,
+    /// Main fork and TOAST, bytes.
+    pub(crate) disk_bytes: u64,
+    /// The filter of an extension's configuration table, `WHERE ...`, or empty.
+    pub(crate) condition: Vec<u8>,
+}
+
+/// The connection that holds the locks and the snapshot, inside its transaction.
+pub(crate) struct Leader {
+    pub(crate) connection: Connection,
+    pub(crate) database: String,
+    pub(crate) snapshot: String,
+    pub(crate) time: Timestamp,
+    pub(crate) tables: HashMap<u32, TableFacts>,
+}
+
+impl Leader {
+    /// Connects, locks every table, takes the snapshot and proves that no table fell between.
+    pub(crate) fn open(
+        target: &pg::Config,
+        database: &str,
+        options: &pg::ConnectOptions,
+    ) -> Result<Self, BackupError> {
+        let mut connection = session::connect(target, database, options)?;
+        session::prepare(&mut connection, database)?;
+        let candidates = list_lockable(&mut connection, database)?;
+        refuse_unreadable(&mut connection, database)?;
+        session::run(
+            &mut connection,
+            database,
+            "starting the snapshot's transaction",
+            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        )?;
+        let mut locked: HashSet<u32> = candidates.iter().map(|(oid, _)| *oid).collect();
+        lock(&mut connection, database, candidates.into_iter().map(|(_, name)| name))?;
+        let exported = session::rows(
+            &mut connection,
+            database,
+            "exporting the snapshot",
+            "SELECT pg_catalog.pg_export_snapshot(), \
+             (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint",
+        )?;
+        let row = exported.first().ok_or_else(|| no_row("pg_export_snapshot"))?;
+        let snapshot = session::text(row, 0, "pg_export_snapshot")?.to_owned();
+        let millis: i64 = session::number(row, 1, "pg_export_snapshot")?;
+        let time = Timestamp::from_millisecond(millis)
+            .map_err(|e| BackupError::Internal(format!("the server's clock: {e}")))?;
+
+        // Tables that were created between the listing and the snapshot.
+        let late: Vec<(u32, Vec<u8>)> = list_lockable(&mut connection, database)?
+            .into_iter()
+            .filter(|(oid, _)| locked.insert(*oid))
+            .collect();
+        lock(&mut connection, database, late.into_iter().map(|(_, name)| name))?;
+        let mut leader =
+            Self { connection, database: database.to_owned(), snapshot, time, tables: HashMap::new() };
+        leader.refuse_swapped_files()?;
+        leader.read_tables()?;
+        Ok(leader)
+    }
+
+    /// The guard against TRUNCATE and rewrites between listing, lock and snapshot.
+    /// `pg_relation_filenode` looks at the newest catalog, the query itself at the snapshot's.
+    fn refuse_swapped_files(&mut self) -> Result<(), BackupError> {
+        let sql = format!(
+            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE {LOCKABLE} AND c.relfilenode <> 0 \
+             AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid) \
+             ORDER BY 1"
+        );
+        let swapped =
+            session::rows(&mut self.connection, &self.database, "checking the locked tables", &sql)?;
+        if swapped.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> =
+            swapped.iter().filter_map(|row| row.get_bytes(0)).take(5).map(session::lossy).collect();
+        Err(BackupError::Changed { database: self.database.clone(), what: names.join(", ") })
+    }
+
+    fn read_tables(&mut self) -> Result<(), BackupError> {
+        const QUERY: &str = "table sizes";
+        let sql = format!(
+            "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, \
+             CASE WHEN a.amname = 'heap' THEN 1 ELSE 0 END, \
+             pg_catalog.pg_relation_size(c.oid) \
+               / pg_catalog.current_setting('block_size')::bigint, \
+             pg_catalog.pg_relation_size(c.oid) + CASE WHEN c.reltoastrelid = 0 THEN 0 \
+               ELSE pg_catalog.pg_relation_size(c.reltoastrelid) END, \
+             coalesce((SELECT e.extcondition[pg_catalog.array_position(e.extconfig, c.oid)] \
+                       FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)), '') \
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam \
+             WHERE {LOCKABLE} AND c.relkind = 'r'"
+        );
+        let database = self.database.clone();
+        let mut tables = HashMap::new();
+        let mut broken = None;
+        self.connection
+            .for_each_row(&sql, &mut |row| {
+                match table_facts(row, QUERY) {
+                    Ok((oid, facts)) => {
+                        tables.insert(oid, facts);
+                    }
+                    Err(error) => broken = Some(error),
+                }
+                Ok(())
+            })
+            .map_err(|source| session::failed("reading the tables' sizes", &database, source))?;
+        self.tables = tables;
+        broken.map_or(Ok(()), Err)
+    }
+}
+
+fn table_facts(row: &pg::Row, query: &str) -> Result<(u32, TableFacts), BackupError> {
+    let facts = TableFacts {
+        sql_name: session::bytes(row, 1, query)?,
+        schema: session::lossy(&session::bytes(row, 2, query)?),
+        name: session::lossy(&session::bytes(row, 3, query)?),
+        is_heap: session::number::<u8>(row, 4, query)? == 1,
+        // A table that is dropped meanwhile can't be: it is locked. Null would be a bug.
+        pages: session::number(row, 5, query)?,
+        disk_bytes: session::number(row, 6, query)?,
+        condition: session::bytes(row, 7, query)?,
+    };
+    Ok((session::number(row, 0, query)?, facts))
+}
+
+/// Ordinary and partitioned tables with oid and quoted name, as the current snapshot (inside the
+/// transaction) or the newest state (outside) has them.
+pub(crate) fn list_lockable(
+    connection: &mut Connection,
+    database: &str,
+) -> Result<Vec<(u32, Vec<u8>)>, BackupError> {
+    let sql = format!(
+        "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE {LOCKABLE} ORDER BY c.oid"
+    );
+    session::rows(connection, database, "listing the tables", &sql)?
+        .iter()
+        .map(|row| {
+            Ok((session::number(row, 0, "tables")?, session::bytes(row, 1, "tables")?))
+        })
+        .collect()
+}
+
+/// All tables that can't be read, in one error, instead of the first one that LOCK stumbles over.
+pub(crate) fn refuse_unreadable(connection: &mut Connection, database: &str) -> Result<(), BackupError> {
+    let sql = format!(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE {LOCKABLE} AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+         OR NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') \
+         OR (c.relrowsecurity AND pg_catalog.row_security_active(c.oid))) ORDER BY 1"
+    );
+    let rows = session::rows(connection, database, "checking the rights on tables", &sql)?;
+    let tables: Vec<String> =
+        rows.iter().filter_map(|row| row.get_bytes(0)).map(session::lossy).collect();
+    if tables.is_empty() {
+        Ok(())
+    } else {
+        Err(BackupError::Unreadable { database: database.to_owned(), tables })
+    }
+}
+
+fn lock(
+    connection: &mut Connection,
+    database: &str,
+    names: impl Iterator<Item = Vec<u8>>,
+) -> Result<(), BackupError> {
+    let mut sql: Vec<u8> = Vec::new();
+    let mut flush = |sql: &mut Vec<u8>| {
+        if sql.is_empty() {
+            return Ok(());
+        }
+        sql.extend_from_slice(b" IN ACCESS SHARE MODE");
+        let result = session::run(connection, database, "locking the tables", &sql);
+        sql.clear();
+        result
+    };
+    for name in names {
+        sql.extend_from_slice(if sql.is_empty() { b"LOCK TABLE ONLY " } else { b", ONLY " });
+        sql.extend_from_slice(&name);
+        if sql.len() > LOCK_STATEMENT_BYTES {
+            flush(&mut sql)?;
+        }
+    }
+    flush(&mut sql)
+}
+
+fn no_row(query: &str) -> BackupError {
+    BackupError::Internal(format!("the {query} query gave no row"))
+}

@@ -1,0 +1,236 @@
+//! What a server is, which databases it has, and what of it can't be read.
+
+use flexkeep_pg_copy::{self as pg, Connection};
+use flexkeep_vault::manifest::{Extension, Loss, Source};
+
+use crate::error::BackupError;
+use crate::session::{self, number, text};
+
+/// Databases that belong to the platform, not to the user.
+const PLATFORM_DATABASES: [&str; 2] = ["azure_maintenance", "azure_sys"];
+
+/// Most objects that a loss names; the count is exact in any case.
+const OBJECTS_NAMED: usize = 100;
+
+/// A connected server.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerFacts {
+    pub(crate) source: Source,
+    /// Whether the current role is a superuser.
+    pub(crate) superuser: bool,
+    /// Whether password hashes may be read.
+    pub(crate) reads_passwords: bool,
+}
+
+/// Asks the server what it is.
+pub(crate) fn facts(connection: &mut Connection) -> Result<ServerFacts, BackupError> {
+    const QUERY: &str = "server facts";
+    let version_num = connection.server_version_num();
+    let rows = session::rows(
+        connection,
+        "",
+        "asking the server for its version",
+        "SELECT pg_catalog.current_setting('server_version'), \
+         pg_catalog.pg_is_in_recovery()::int, \
+         coalesce((SELECT r.rolsuper FROM pg_catalog.pg_roles r \
+                   WHERE r.rolname = current_user), false)::int, \
+         pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')::int, \
+         (EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = 'azure_pg_admin'))::int",
+    )?;
+    let row = rows.first().ok_or_else(|| BackupError::Internal("no server facts".to_owned()))?;
+    let version = text(row, 0, QUERY)?.to_owned();
+    if version_num < 130_000 {
+        return Err(BackupError::ServerTooOld { version });
+    }
+    let flag = |index| number::<u8>(row, index, QUERY).map(|value| value == 1);
+    Ok(ServerFacts {
+        source: Source {
+            version,
+            version_num,
+            // Not every role may call it; it is for information only.
+            system_identifier: connection
+                .query("SELECT system_identifier FROM pg_catalog.pg_control_system()")
+                .ok()
+                .and_then(|rows| rows.first()?.get(0).map(str::to_owned)),
+            standby: flag(1)?,
+            flexible_server: flag(4)?,
+            pg_dump: String::new(),
+        },
+        superuser: flag(2)?,
+        reads_passwords: flag(3)?,
+    })
+}
+
+/// The databases to dump, and what is said about the others.
+#[derive(Debug, Default)]
+pub(crate) struct Databases {
+    pub(crate) dump: Vec<Database>,
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// A database to dump.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    pub(crate) name: String,
+    pub(crate) oid: u32,
+}
+
+/// Lists the server's databases and decides about each.
+pub(crate) fn databases(
+    connection: &mut Connection,
+    flexible_server: bool,
+    exclude: &[String],
+) -> Result<Databases, BackupError> {
+    const QUERY: &str = "databases";
+    let rows = session::rows(
+        connection,
+        "",
+        "listing the databases",
+        "SELECT d.datname, d.oid, d.datallowconn::int, d.datistemplate::int, \
+         pg_catalog.has_database_privilege(d.oid, 'CONNECT')::int, d.datconnlimit \
+         FROM pg_catalog.pg_database d ORDER BY d.datname",
+    )?;
+    let mut all = Databases::default();
+    let mut unknown: Vec<&String> = exclude.iter().collect();
+    for row in &rows {
+        let name = session::lossy(&session::bytes(row, 0, QUERY)?);
+        let oid = number(row, 1, QUERY)?;
+        let flag = |index| number::<u8>(row, index, QUERY).map(|value| value == 1);
+        unknown.retain(|excluded| **excluded != name);
+        if flag(3)? {
+            continue;
+        }
+        if exclude.contains(&name) {
+            all.notes.push(format!("database {name:?} was left out as asked"));
+        } else if flexible_server && PLATFORM_DATABASES.contains(&name.as_str()) {
+            all.notes.push(format!("database {name:?} belongs to the platform and is not dumped"));
+        } else if number::<i32>(row, 5, QUERY)? == -2 {
+            all.losses.push(database_loss(&name, "an interrupted DROP DATABASE left it invalid"));
+        } else if !flag(2)? {
+            all.losses.push(database_loss(&name, "it does not allow connections (datallowconn)"));
+        } else if !flag(4)? {
+            all.losses.push(database_loss(&name, "the role has no CONNECT privilege on it"));
+        } else {
+            all.dump.push(Database { name, oid });
+        }
+    }
+    if let Some(name) = unknown.first() {
+        return Err(BackupError::NothingToDo(format!(
+            "database {name:?}, which is to be left out, does not exist"
+        )));
+    }
+    if all.dump.is_empty() {
+        let reason = "every database is a template, left out, or not open to this role";
+        return Err(BackupError::NothingToDo(reason.to_owned()));
+    }
+    Ok(all)
+}
+
+fn database_loss(name: &str, reason: &str) -> Loss {
+    Loss {
+        database: Some(name.to_owned()),
+        kind: "database".to_owned(),
+        objects: vec![name.to_owned()],
+        count: 1,
+        reason: reason.to_owned(),
+    }
+}
+
+/// Login roles whose password hash is not in the backup.
+pub(crate) fn password_loss(connection: &mut Connection) -> Result<Option<Loss>, BackupError> {
+    let rows = session::rows(
+        connection,
+        "",
+        "listing the roles",
+        "SELECT r.rolname FROM pg_catalog.pg_roles r \
+         WHERE r.rolcanlogin AND r.rolname !~ '^pg_' ORDER BY 1",
+    )?;
+    let reason = "password hashes (pg_authid) can be read by superusers only";
+    Ok(loss(None, "role password", &names(&rows), reason))
+}
+
+/// What a dump of this database by this role does not hold.
+pub(crate) fn database_losses(
+    connection: &mut Connection,
+    database: &str,
+    facts: &ServerFacts,
+    unreadable_objects: &std::collections::HashSet<u32>,
+) -> Result<Vec<Loss>, BackupError> {
+    let mut losses = Vec::new();
+    if !facts.superuser {
+        let rows = session::rows(
+            connection,
+            database,
+            "listing the subscriptions",
+            "SELECT s.subname FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d \
+             ON d.oid = s.subdbid WHERE d.datname = pg_catalog.current_database() ORDER BY 1",
+        )?;
+        let reason = "pg_dump dumps subscriptions for superusers only";
+        losses.extend(loss(Some(database), "subscription", &names(&rows), reason));
+        let rows = session::rows(
+            connection,
+            database,
+            "listing the user mappings",
+            "SELECT pg_catalog.format('%s on %s', m.usename, m.srvname) \
+             FROM pg_catalog.pg_user_mappings m JOIN pg_catalog.pg_foreign_server s \
+             ON s.oid = m.srvid WHERE m.umoptions IS NULL \
+             AND NOT pg_catalog.pg_has_role(s.srvowner, 'USAGE') ORDER BY 1",
+        )?;
+        let reason = "the options (such as passwords) of other roles' mappings cannot be read";
+        losses.extend(loss(Some(database), "user mapping options", &names(&rows), reason));
+    }
+    if facts.source.standby {
+        let rows = session::rows(
+            connection,
+            database,
+            "listing the unlogged tables",
+            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind = 'r' AND c.relpersistence = 'u' ORDER BY 1",
+        )?;
+        let reason = "a standby does not have the rows of unlogged tables";
+        losses.extend(loss(Some(database), "unlogged table data", &names(&rows), reason));
+    }
+    let mut oids: Vec<u32> = unreadable_objects.iter().copied().collect();
+    oids.sort_unstable();
+    let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
+    let reason = "the role has no SELECT on it (pg_read_all_data does not cover large objects \
+                  before PostgreSQL 19)";
+    losses.extend(loss(Some(database), "large object", &oids, reason));
+    Ok(losses)
+}
+
+/// The installed extensions.
+pub(crate) fn extensions(
+    connection: &mut Connection,
+    database: &str,
+) -> Result<Vec<Extension>, BackupError> {
+    const QUERY: &str = "extensions";
+    session::rows(
+        connection,
+        database,
+        "listing the extensions",
+        "SELECT e.extname, e.extversion FROM pg_catalog.pg_extension e ORDER BY 1",
+    )?
+    .iter()
+    .map(|row| {
+        let name = session::lossy(&session::bytes(row, 0, QUERY)?);
+        Ok(Extension { name, version: session::lossy(&session::bytes(row, 1, QUERY)?) })
+    })
+    .collect()
+}
+
+fn names(rows: &[pg::Row]) -> Vec<String> {
+    rows.iter().filter_map(|row| row.get_bytes(0)).map(session::lossy).collect()
+}
+
+fn loss(database: Option<&str>, kind: &str, objects: &[String], reason: &str) -> Option<Loss> {
+    (!objects.is_empty()).then(|| Loss {
+        database: database.map(str::to_owned),
+        kind: kind.to_owned(),
+        objects: objects.iter().take(OBJECTS_NAMED).cloned().collect(),
+        count: objects.len() as u64,
+        reason: reason.to_owned(),
+    })
+}

@@ -1,0 +1,220 @@
+//! Writes chunks behind the lanes' backs, within a bound on memory.
+//!
+//! A lane that waited for every fsync or every answer of a far store would leave the server
+//! waiting too. It hands its chunk over instead and reads on. What is on its way is bounded in
+//! bytes; a lane that is too far ahead waits. The first failure stops everything: nothing after it
+//! is worth uploading, because the backup will not be sealed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use flexkeep_vault::{ContentHash, Put, Vault, VaultError};
+
+use crate::journal::ItemJournal;
+use crate::progress::Progress;
+
+/// One chunk on its way into the vault.
+struct Job {
+    hash: ContentHash,
+    object: Vec<u8>,
+    /// The vault holds a damaged object of this name.
+    replace: bool,
+    journal: Arc<ItemJournal>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<Job>,
+    /// Bytes of jobs that wait or are being written.
+    bytes: usize,
+    jobs: usize,
+    failure: Option<VaultError>,
+    closed: bool,
+    /// Buffers to be used again.
+    spare: Vec<Vec<u8>>,
+    /// Chunks that somebody else stored first, with another length: another writer may use
+    /// another level.
+    lengths: HashMap<ContentHash, u64>,
+    new_chunks: u64,
+    new_bytes: u64,
+}
+
+struct Shared {
+    vault: Arc<Vault>,
+    progress: Arc<Progress>,
+    limit_bytes: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The threads that write chunks. All lanes of a backup share one.
+pub(crate) struct Uploads {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What was uploaded.
+#[derive(Debug)]
+pub(crate) struct Uploaded {
+    pub(crate) lengths: HashMap<ContentHash, u64>,
+    pub(crate) new_chunks: u64,
+    pub(crate) new_bytes: u64,
+}
+
+impl Uploads {
+    pub(crate) fn start(
+        vault: Arc<Vault>,
+        progress: Arc<Progress>,
+        threads: usize,
+        limit_bytes: usize,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            vault,
+            progress,
+            limit_bytes,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let threads = (0..threads.max(1))
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || shared.work())
+            })
+            .collect();
+        Self { shared, threads }
+    }
+
+    /// An empty buffer for the next chunk.
+    pub(crate) fn buffer(&self) -> Vec<u8> {
+        self.shared.lock().spare.pop().unwrap_or_default()
+    }
+
+    /// Hands a chunk over; waits while too much is on its way.
+    ///
+    /// # Errors
+    /// Says only that an earlier upload failed; [`Uploads::drain`] tells why.
+    pub(crate) fn submit(
+        &self,
+        hash: ContentHash,
+        object: Vec<u8>,
+        replace: bool,
+        journal: &Arc<ItemJournal>,
+    ) -> Result<(), UploadFailed> {
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        while state.failure.is_none()
+            && state.jobs > 0
+            && state.bytes + object.len() > shared.limit_bytes
+        {
+            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.failure.is_some() {
+            return Err(UploadFailed);
+        }
+        state.bytes += object.len();
+        state.jobs += 1;
+        state.waiting.push(Job { hash, object, replace, journal: Arc::clone(journal) });
+        drop(state);
+        shared.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until all that was handed over is written.
+    pub(crate) fn drain(&self) -> Result<(), VaultError> {
+        let mut state = self.shared.lock();
+        while state.jobs > 0 && state.failure.is_none() {
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.failure.take().map_or(Ok(()), Err)
+    }
+
+    /// What was uploaded since the last call.
+    pub(crate) fn take_uploaded(&self) -> Uploaded {
+        let mut state = self.shared.lock();
+        Uploaded {
+            lengths: std::mem::take(&mut state.lengths),
+            new_chunks: std::mem::take(&mut state.new_chunks),
+            new_bytes: std::mem::take(&mut state.new_bytes),
+        }
+    }
+}
+
+impl Drop for Uploads {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.closed = true;
+        state.waiting.clear();
+        drop(state);
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic of a writer was reported when it happened; its job never counted as done.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// An earlier upload failed.
+#[derive(Debug, thiserror::Error)]
+#[error("an earlier upload failed")]
+pub(crate) struct UploadFailed;
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        loop {
+            let mut state = self.lock();
+            let job = loop {
+                if let Some(job) = state.waiting.pop() {
+                    break job;
+                }
+                if state.closed {
+                    return;
+                }
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            };
+            drop(state);
+            self.write(job);
+            self.changed.notify_all();
+        }
+    }
+
+    fn write(&self, job: Job) {
+        let Job { hash, mut object, replace, journal } = job;
+        let bytes = object.len();
+        let put = if replace {
+            self.vault.replace_chunk(&hash, &object).map(|()| None)
+        } else {
+            self.vault.put_chunk(&hash, &object).map(|put| match put {
+                Put::Stored => None,
+                Put::AlreadyThere { stored_bytes } => Some(stored_bytes),
+            })
+        };
+        let put = put.and_then(|other| ItemJournal::release(journal, &self.vault).map(|()| other));
+        let mut state = self.lock();
+        state.bytes -= bytes;
+        state.jobs -= 1;
+        match put {
+            Ok(None) => {
+                state.new_chunks += 1;
+                state.new_bytes += bytes as u64;
+                self.progress.stored(bytes as u64);
+            }
+            Ok(Some(length)) => {
+                state.lengths.insert(hash, length);
+            }
+            Err(error) => {
+                state.failure.get_or_insert(error);
+                state.waiting.clear();
+            }
+        }
+        object.clear();
+        // Small ones are cheap to make again, and huge ones should not stay.
+        if state.spare.len() < 8 && object.capacity() <= 16 << 20 {
+            state.spare.push(object);
+        }
+    }
+}
