@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use flexkeep_pg_copy::{self as pg, Connection};
@@ -23,6 +24,7 @@ use crate::progress::Progress;
 use crate::session;
 use crate::source::{self, Database, ServerFacts};
 use crate::tools::ClientTools;
+use crate::turn::Turn;
 use crate::uploads::Uploads;
 
 /// Bytes of compressed chunks that may be on their way into the vault, for each lane.
@@ -38,6 +40,7 @@ pub(crate) struct Run<'a> {
     pub(crate) server: ServerName,
     pub(crate) id: RunId,
     pub(crate) tools: &'a ChunkTools,
+    pub(crate) turn: Turn,
 }
 
 /// Backs up the server that `target` reaches into `vault`, and gives the sealed manifest.
@@ -55,12 +58,11 @@ pub fn backup(
 ) -> Result<Manifest, BackupError> {
     let started = Timestamp::now();
     progress.phase("connecting");
-    let connect = connect_options(options);
+    let connect = connect_options(options, progress);
     let mut connection = session::connect(target, target.database(), &connect)?;
     session::prepare(&mut connection, "")?;
     let mut facts = source::facts(&mut connection)?;
-    let client =
-        ClientTools::find(options.pg_bin.as_deref(), facts.source.version_num / 10_000)?;
+    let client = ClientTools::find(options.pg_bin.as_deref(), facts.source.version_num / 10_000)?;
     facts.source.pg_dump.clone_from(&client.version);
     let server = options.name.clone().unwrap_or_else(|| ServerName::sanitize(&target.host()));
     take_server_lock(&mut connection, vault, &server)?;
@@ -85,11 +87,21 @@ pub fn backup(
         level: options.level,
     };
     let id = RunId::new(started);
-    let run = Run { target, connect, options, client: &client, facts: &facts, server, id, tools: &tools };
+    let run = Run {
+        target,
+        connect,
+        options,
+        client: &client,
+        facts: &facts,
+        server,
+        id,
+        tools: &tools,
+        turn: Turn::default(),
+    };
     let record = open_run(&run, started)?;
     let losses = databases.losses.clone();
-    let result = read_all(&run, &databases.dump, &last.cuts, &mut connection)
-        .and_then(|mut parts| {
+    let result =
+        read_all(&run, &databases.dump, &last.cuts, &mut connection).and_then(|mut parts| {
             parts.losses.splice(0..0, losses);
             parts.notes.splice(0..0, databases.notes.clone());
             seal(&run, started, parts)
@@ -98,8 +110,9 @@ pub fn backup(
     result
 }
 
-fn connect_options(options: &BackupOptions) -> pg::ConnectOptions {
+fn connect_options(options: &BackupOptions, progress: &Progress) -> pg::ConnectOptions {
     pg::ConnectOptions {
+        stop: Some(progress.cancel_flag()),
         stall_timeout: options.stall_timeout,
         raw_text: true,
         ..pg::ConnectOptions::default()
@@ -142,11 +155,7 @@ struct LastBackup {
 impl LastBackup {
     /// Chunks that the last backup names and that are there with the length it says. One that is
     /// missing or cut off is made anew.
-    fn read(
-        vault: &Vault,
-        server: &ServerName,
-        progress: &Progress,
-    ) -> Result<Self, BackupError> {
+    fn read(vault: &Vault, server: &ServerName, progress: &Progress) -> Result<Self, BackupError> {
         let mut last = Self { known: KnownChunks::default(), cuts: HashMap::new() };
         let Some(id) = vault.backups(server)?.pop() else { return Ok(last) };
         let manifest = match vault.manifest(&id) {
@@ -217,7 +226,8 @@ fn open_run(run: &Run<'_>, started: Timestamp) -> Result<(RunRecord, Etag), Back
 fn close_run(
     run: &Run<'_>,
     (mut record, etag): (RunRecord, Etag),
-    result: &Result<Manifest, BackupError>) {
+    result: &Result<Manifest, BackupError>,
+) {
     let vault = &run.tools.vault;
     let outcome = match result {
         Ok(_) => vault.remove_run(&run.server, &run.id),
@@ -260,36 +270,33 @@ fn read_all(
     } else if !passwords {
         parts.losses.extend(source::password_loss(connection)?);
     }
+    let failed = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let globals = scope.spawn(move || globals::dump(run.client, run.target, passwords));
-        // The next database is prepared while the lanes read this one.
+        let failed = &failed;
+        let stop = move || failed.load(Ordering::Relaxed) || run.tools.progress.is_cancelled();
+        let globals = scope.spawn(move || globals::dump(run.client, run.target, passwords, &stop));
         let (sender, receiver) = mpsc::sync_channel(0);
         scope.spawn(move || {
             let empty = LastCuts::new();
+            let mut before: Option<&Database> = None;
             for database in databases {
-                let last = cuts.get(&database.name).unwrap_or(&empty);
-                let prepared = dump::prepare(run, database, 1, last);
-                let failed = prepared.is_err();
-                // Nobody receives any more when another database has failed.
-                if sender.send((database, prepared)).is_err() || failed && run_is_over(run) {
+                if !before.is_none_or(|before| run.turn.wait_for(&before.name)) {
                     return;
                 }
+                let last = cuts.get(&database.name).unwrap_or(&empty);
+                let prepared = dump::prepare(run, database, 1, last);
+                // Nobody receives any more when another database has failed.
+                if sender.send((database, prepared)).is_err() {
+                    return;
+                }
+                before = Some(database);
             }
         });
-        for (database, prepared) in receiver {
-            let last = cuts.get(&database.name);
-            match dump_with_attempts(run, database, prepared, last) {
-                Ok(dumped) => {
-                    parts.databases.push(dumped.summary);
-                    parts.losses.extend(dumped.losses);
-                    parts.notes.extend(dumped.notes);
-                }
-                Err(error) if error.is_database_gone() => parts
-                    .notes
-                    .push(format!("database {:?} was dropped during the backup", database.name)),
-                Err(error) => return Err(error),
-            }
-        }
+        let read = read_in_turn(run, receiver, cuts, &mut parts);
+        run.turn.end();
+        // Nobody waits for the roles then.
+        failed.store(read.is_err(), Ordering::Relaxed);
+        read?;
         let sql = globals
             .join()
             .map_err(|_| BackupError::Internal("the thread for roles panicked".to_owned()))??;
@@ -302,8 +309,29 @@ fn read_all(
     })
 }
 
-fn run_is_over(run: &Run<'_>) -> bool {
-    run.tools.progress.is_cancelled()
+/// Reads each database as soon as it is prepared.
+fn read_in_turn(
+    run: &Run<'_>,
+    receiver: mpsc::Receiver<(&Database, Result<Prepared, BackupError>)>,
+    cuts: &HashMap<String, LastCuts>,
+    parts: &mut Parts,
+) -> Result<(), BackupError> {
+    for (database, prepared) in receiver {
+        let dumped = dump_with_attempts(run, database, prepared, cuts.get(&database.name));
+        run.turn.pass(&database.name);
+        match dumped {
+            Ok(dumped) => {
+                parts.databases.push(dumped.summary);
+                parts.losses.extend(dumped.losses);
+                parts.notes.extend(dumped.notes);
+            }
+            Err(error) if error.is_database_gone() => parts
+                .notes
+                .push(format!("database {:?} was dropped during the backup", database.name)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Tries until a snapshot holds, as often as the options allow.
@@ -326,6 +354,10 @@ fn dump_with_attempts(
             }
             Err(error) => error,
         };
+        // What a stopped lane died of says nothing about the server.
+        if run.tools.progress.is_cancelled() {
+            return Err(BackupError::Cancelled);
+        }
         if !error.is_worth_a_new_attempt() || error.is_database_gone() {
             return Err(error);
         }

@@ -93,7 +93,11 @@ fn look_for_tools(options: &BackupOptions, server_major: Option<u32>, report: &m
     match ClientTools::find(options.pg_bin.as_deref(), server_major.unwrap_or(0)) {
         Ok(tools) => {
             let program = tools.program("pg_dump");
-            report.add(Severity::Ok, SUBJECT, format!("{} is {}", program.display(), tools.version));
+            report.add(
+                Severity::Ok,
+                SUBJECT,
+                format!("{} is {}", program.display(), tools.version),
+            );
         }
         Err(ToolError::Missing { found, .. }) => report.add_with_way_out(
             Severity::Error,

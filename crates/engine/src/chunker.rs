@@ -5,7 +5,9 @@ use std::sync::{Arc, RwLock};
 
 use flexkeep_pg_copy::CopySink;
 use flexkeep_vault::contents::{ChunkRef, EntryKind};
-use flexkeep_vault::{ChunkBuffer, ChunkEncoder, ContentHash, EncodeError, Found, Vault, VaultError};
+use flexkeep_vault::{
+    ChunkBuffer, ChunkEncoder, ContentHash, EncodeError, Found, Vault, VaultError,
+};
 
 use crate::journal::ItemJournal;
 use crate::progress::Progress;
@@ -74,7 +76,12 @@ pub(crate) struct Chunker<'a> {
 
 impl<'a> Chunker<'a> {
     pub(crate) fn new(tools: &'a ChunkTools) -> Result<Self, EncodeError> {
-        Ok(Self { tools, encoder: ChunkEncoder::new(tools.level)?, raw: Vec::new(), reader: ChunkBuffer::new() })
+        Ok(Self {
+            tools,
+            encoder: ChunkEncoder::new(tools.level)?,
+            raw: Vec::new(),
+            reader: ChunkBuffer::new(),
+        })
     }
 
     /// Hashes the content, and uploads it unless the vault has it.
@@ -110,8 +117,7 @@ impl<'a> Chunker<'a> {
             EntryKind::LargeObjects => self.encoder.encode_large_objects(raw)?,
         };
         object.extend_from_slice(encoded);
-        chunk.stored_bytes =
-            u32::try_from(object.len()).map_err(|_| ChunkError::TooLong)?;
+        chunk.stored_bytes = u32::try_from(object.len()).map_err(|_| ChunkError::TooLong)?;
         if found == Found::Damaged {
             self.tools.progress.message(format!("chunk {hash} was damaged in the vault; replaced"));
         }
@@ -126,6 +132,8 @@ impl<'a> Chunker<'a> {
         by_content: bool,
         journal: &'c Arc<ItemJournal>,
     ) -> RowCutter<'c, 'a> {
+        // A COPY that broke off has left a part of its rows.
+        self.raw.clear();
         RowCutter { chunker: self, by_content, journal, row_start: 0, chunks: Vec::new(), rows: 0 }
     }
 }

@@ -51,7 +51,8 @@ pub(crate) fn prepare(
     let name = &database.name;
     let mut leader = Leader::open(run.target, name, &run.connect)?;
     let encoding = database_encoding(&mut leader)?;
-    let outline = outline::take(run.client, run.target, &leader, &encoding, &run.tools.progress)?;
+    let outline =
+        outline::take(run.client, run.target, &mut leader, &encoding, &run.tools.progress)?;
     let mut plan = plan::plan(&outline.toc, &leader, last, run.options.lanes)?;
     let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {
         Unreadable::ask(&mut leader.connection, name)?
@@ -59,8 +60,7 @@ pub(crate) fn prepare(
         Unreadable::default()
     };
     leave_out(&mut plan, &unreadable);
-    let losses =
-        source::database_losses(&mut leader.connection, name, run.facts, &unreadable.0)?;
+    let losses = source::database_losses(&mut leader.connection, name, run.facts, &unreadable.0)?;
     let extensions = source::extensions(&mut leader.connection, name)?;
     let notes =
         outline.warnings.into_iter().map(|line| format!("database {name:?}: {line}")).collect();
@@ -131,23 +131,21 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
         folder: format!("database-{}/attempt-{}", prepared.database.oid, prepared.attempt),
     };
     write_plan(run, &prepared, &place)?;
-    let result = read_data(run, &mut prepared, place);
+    let done = read_data(run, &mut prepared, place)
+        .and_then(|done| {
+            tools.uploads.drain()?;
+            Ok(done)
+        })
+        .inspect_err(|_| tools.progress.go_back(&before))?;
+    // What earlier attempts uploaded counts too: it is in the vault because of this backup.
     let uploaded = tools.uploads.take_uploaded();
-    let drained = result.and_then(|done| {
-        tools.uploads.drain()?;
-        Ok(done)
-    });
-    let done = drained.inspect_err(|_| tools.progress.go_back(&before))?;
-    let late = tools.uploads.take_uploaded();
-    let mut lengths = uploaded.lengths;
-    lengths.extend(late.lengths);
     // Ends the transaction and with it the locks, before the rest is written.
     let Prepared { database, attempt, leader, encoding, toc, plan, extensions, losses, notes } =
         prepared;
     let (snapshot_time, _) = (leader.time, leader.connection.close());
-    let (contents, mut totals) = write_contents(run, &plan.entries, done, &lengths)?;
-    totals.new_chunks = uploaded.new_chunks + late.new_chunks;
-    totals.new_stored_bytes = uploaded.new_bytes + late.new_bytes;
+    let (contents, mut totals) = write_contents(run, &plan.entries, done, &uploaded.lengths)?;
+    totals.new_chunks = uploaded.new_chunks;
+    totals.new_stored_bytes = uploaded.new_bytes;
     let toc = run.tools.vault.put_meta(&stored_toc(toc)?)?;
     let summary = DatabaseSummary {
         name: database.name,
@@ -163,11 +161,7 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
     Ok(Dumped { summary, losses, notes })
 }
 
-fn write_plan(
-    run: &Run<'_>,
-    prepared: &Prepared,
-    place: &JournalPlace,
-) -> Result<(), BackupError> {
+fn write_plan(run: &Run<'_>, prepared: &Prepared, place: &JournalPlace) -> Result<(), BackupError> {
     let record = PlanRecord {
         database: &prepared.database.name,
         attempt: prepared.attempt,
@@ -176,7 +170,12 @@ fn write_plan(
             .plan
             .entries
             .iter()
-            .map(|e| PlanEntryRecord { dump_id: e.dump_id, name: &e.name, cut: e.cut, slices: e.slices })
+            .map(|e| PlanEntryRecord {
+                dump_id: e.dump_id,
+                name: &e.name,
+                cut: e.cut,
+                slices: e.slices,
+            })
             .collect(),
     };
     let text = serde_json::to_vec(&record).expect("text and numbers are always JSON");
@@ -194,7 +193,7 @@ fn read_data(
     let items = std::mem::take(&mut prepared.plan.items);
     let lanes = run.options.lanes.min(items.len());
     let name = prepared.database.name.as_str();
-    let work = Work::new(name, &prepared.plan.entries, items, run.tools, place);
+    let work = Work::new(name, &prepared.plan.entries, items, run.tools, place, &run.turn);
     let leader = &mut prepared.leader;
     std::thread::scope(|scope| {
         for _ in 1..lanes {

@@ -15,7 +15,7 @@ pub enum BackupError {
         target: String,
         /// What the connection said.
         #[source]
-        source: pg::Error,
+        source: Box<pg::Error>,
     },
     /// The server is older than what flexkeep reads.
     #[error("the server is PostgreSQL {version}; flexkeep backs up PostgreSQL 13 and newer")]
@@ -32,7 +32,7 @@ pub enum BackupError {
         database: Option<String>,
         /// What the server said.
         #[source]
-        source: pg::Error,
+        source: Box<pg::Error>,
     },
     /// No usable pg_dump.
     #[error(transparent)]
@@ -56,6 +56,20 @@ pub enum BackupError {
         database: String,
         /// The tables, or what pg_dump said.
         what: String,
+    },
+    /// The server has no room for a lock on every table.
+    #[error(
+        "database {database:?} has {tables} tables, and the server has no room for a lock on each of them; set max_locks_per_transaction to {wanted} (it is {set}) and restart the server"
+    )]
+    LockTableFull {
+        /// The database.
+        database: String,
+        /// How many tables it has.
+        tables: u64,
+        /// The setting as it is.
+        set: u64,
+        /// A setting that is enough.
+        wanted: u64,
     },
     /// Every attempt at a database failed.
     #[error("gave up database {database:?} after {attempts} attempts")]
@@ -180,8 +194,18 @@ impl BackupError {
 fn is_concurrent_change(sqlstate: &str) -> bool {
     matches!(
         sqlstate,
-        "42P01" | "42704" | "42883" | "3F000" | "55P03" | "40P01" | "40001" | "XX000" | "57014"
-            | "22023" | "55000" | "42703"
+        "42P01"
+            | "42704"
+            | "42883"
+            | "3F000"
+            | "55P03"
+            | "40P01"
+            | "40001"
+            | "XX000"
+            | "57014"
+            | "22023"
+            | "55000"
+            | "42703"
     )
 }
 

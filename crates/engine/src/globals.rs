@@ -10,11 +10,13 @@ use crate::tools::{self, ClientTools};
 /// How long pg_dumpall may take for the roles of a server.
 const GLOBALS_LIMIT: Duration = Duration::from_secs(600);
 
-/// The SQL that makes the server's roles, as pg_dumpall writes it.
+/// The SQL that makes the server's roles, as pg_dumpall writes it. Ends early, with an error, when
+/// `stop` says so.
 pub(crate) fn dump(
     client: &ClientTools,
     target: &pg::Config,
     with_passwords: bool,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Vec<u8>, BackupError> {
     let mut command = tools::command(client, "pg_dumpall", target);
     command.args(["--globals-only", "--no-password"]);
@@ -22,5 +24,5 @@ pub(crate) fn dump(
     if !with_passwords {
         command.arg("--no-role-passwords");
     }
-    Ok(tools::run(command, "pg_dumpall", GLOBALS_LIMIT)?.stdout)
+    Ok(tools::run_unless(command, "pg_dumpall", GLOBALS_LIMIT, stop)?.stdout)
 }

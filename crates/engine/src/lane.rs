@@ -11,6 +11,7 @@ use crate::journal::{ItemJournal, JournalPlace, SliceDone};
 use crate::large_objects;
 use crate::plan::{EntrySource, Item, Part, PlannedEntry};
 use crate::session;
+use crate::turn::Turn;
 
 /// The work of one attempt at one database, shared among its lanes.
 pub(crate) struct Work<'a> {
@@ -18,6 +19,7 @@ pub(crate) struct Work<'a> {
     pub(crate) entries: &'a [PlannedEntry],
     pub(crate) tools: &'a ChunkTools,
     pub(crate) place: JournalPlace,
+    turn: &'a Turn,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -40,9 +42,11 @@ impl<'a> Work<'a> {
         items: VecDeque<Item>,
         tools: &'a ChunkTools,
         place: JournalPlace,
+        turn: &'a Turn,
     ) -> Self {
         let queue = Queue { items, ..Queue::default() };
-        Self { database, entries, tools, place, queue: Mutex::new(queue), changed: Condvar::new() }
+        let (queue, changed) = (Mutex::new(queue), Condvar::new());
+        Self { database, entries, tools, place, turn, queue, changed }
     }
 
     /// The slices that were done, or why not all were.
@@ -61,7 +65,16 @@ impl<'a> Work<'a> {
     /// The next item for a lane that is not the leader.
     fn next(&self) -> Option<Item> {
         let mut queue = self.lock();
-        if queue.failure.is_some() { None } else { queue.items.pop_front() }
+        if queue.failure.is_some() { None } else { self.take(&mut queue) }
+    }
+
+    /// Takes an item; with the last one it is the next database's turn to be prepared.
+    fn take(&self, queue: &mut Queue) -> Option<Item> {
+        let item = queue.items.pop_front();
+        if queue.items.is_empty() {
+            self.turn.pass(self.database);
+        }
+        item
     }
 
     /// The next item for the leader, who stays until no other lane can leave it one.
@@ -74,7 +87,7 @@ impl<'a> Work<'a> {
             if let Some(item) = queue.for_leader.pop_front() {
                 return Some(item);
             }
-            if let Some(item) = queue.items.pop_front() {
+            if let Some(item) = self.take(&mut queue) {
                 return Some(item);
             }
             if queue.helpers == 0 {
@@ -109,6 +122,12 @@ impl<'a> Work<'a> {
     }
 }
 
+/// How long a lane that is not the leader waits for a lock that it did not ask for by name: those
+/// on indexes and TOAST tables come with reading. REINDEX takes exclusive ones without one on the
+/// table. Who waits in it may wait for the leader, who waits for this lane at the end: a ring that
+/// the server can't see.
+const HELPER_LOCK_WAIT_SECONDS: u32 = 2;
+
 /// How a lane holds its tables.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Locks {
@@ -140,12 +159,9 @@ pub(crate) fn help(
     snapshot: &str,
     work: &Work<'_>,
 ) {
-    match adopt(target, options, snapshot, work.database) {
-        Ok(mut connection) => {
-            if let Err(error) = help_on(&mut connection, work) {
-                work.fail(error);
-            }
-        }
+    let adopt = || adopt(target, options, snapshot, work.database);
+    match adopt().and_then(|connection| help_on(connection, work, &adopt)) {
+        Ok(()) => {}
         // The server has no place for one more: fewer lanes do it too.
         Err(BackupError::Connect { source, .. }) if source.sqlstate() == Some("53300") => {
             work.tools.progress.message(format!(
@@ -166,7 +182,8 @@ fn adopt(
     let mut connection = session::connect(target, database, options)?;
     session::prepare(&mut connection, database)?;
     let sql = format!(
-        "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+        "SET lock_timeout = '{HELPER_LOCK_WAIT_SECONDS}s'; \
+         BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
          SET TRANSACTION SNAPSHOT {}",
         pg::quote_literal(snapshot)
     );
@@ -174,14 +191,30 @@ fn adopt(
     Ok(connection)
 }
 
-fn help_on(connection: &mut Connection, work: &Work<'_>) -> Result<(), BackupError> {
+fn help_on(
+    mut connection: Connection,
+    work: &Work<'_>,
+    adopt: &dyn Fn() -> Result<Connection, BackupError>,
+) -> Result<(), BackupError> {
     let mut chunker = Chunker::new(work.tools).map_err(encode_failed)?;
     while let Some(item) = work.next() {
-        if let Some(rest) = do_item(connection, work, &mut chunker, item, Locks::Taken)? {
-            work.give_to_leader(rest);
+        match do_item(&mut connection, work, &mut chunker, item.clone(), Locks::Taken) {
+            Ok(None) => {}
+            Ok(Some(rest)) => work.give_to_leader(rest),
+            Err(error) if is_lock_timeout(&error) => {
+                // An index or TOAST table was not to be had. Its transaction is broken, and with
+                // its end it lets go of what the other one may be waiting for.
+                work.give_to_leader(item);
+                connection = adopt()?;
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+fn is_lock_timeout(error: &BackupError) -> bool {
+    matches!(error, BackupError::Server { source, .. } if source.sqlstate() == Some("55P03"))
 }
 
 /// One COPY to be done.
@@ -209,7 +242,8 @@ fn do_item(
     let steps: Vec<Step> = parts
         .iter()
         .flat_map(|&part| {
-            (part.first_slice..part.first_slice + part.slices).map(move |slice| Step { part, slice })
+            (part.first_slice..part.first_slice + part.slices)
+                .map(move |slice| Step { part, slice })
         })
         .collect();
     let mut done = Vec::with_capacity(steps.len());

@@ -74,7 +74,13 @@ pub(crate) fn read_slice(
         journal,
         chunks: Vec::new(),
     };
-    let mut rows = ObjectRows { collector: &mut collector, row: Vec::new(), started: false, objects: 0, large: Vec::new() };
+    let mut rows = ObjectRows {
+        collector: &mut collector,
+        row: Vec::new(),
+        started: false,
+        objects: 0,
+        large: Vec::new(),
+    };
     connection.copy_out(&sql, &mut rows)?;
     let (objects, large) = (rows.objects, rows.large);
     for &oid in &large {

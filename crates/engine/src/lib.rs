@@ -24,6 +24,7 @@ mod session;
 mod snapshot;
 mod source;
 mod tools;
+mod turn;
 mod uploads;
 
 pub use backup::backup;

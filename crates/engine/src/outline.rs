@@ -13,11 +13,15 @@ use flexkeep_pg_copy as pg;
 
 use crate::error::{BackupError, ToolError};
 use crate::progress::Progress;
+use crate::session;
 use crate::snapshot::Leader;
 use crate::tools::{self, ClientTools, RunningTool};
 
 /// How long pg_dump may read catalogs. Databases with a hundred thousand tables take minutes.
 const OUTLINE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How often the server is asked whether it is alive while pg_dump works.
+const PROBE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How long pg_dump may wait for one of its table locks. Someone whose exclusive lock request
 /// stands behind our lock would make it wait for ever, and us with it.
@@ -34,7 +38,7 @@ pub(crate) struct Outline {
 pub(crate) fn take(
     tools: &ClientTools,
     target: &pg::Config,
-    leader: &Leader,
+    leader: &mut Leader,
     encoding: &str,
     progress: &Progress,
 ) -> Result<Outline, BackupError> {
@@ -45,7 +49,7 @@ pub(crate) fn take(
     command.arg(format!("--snapshot={}", leader.snapshot));
     command.arg(format!("--lock-wait-timeout={LOCK_WAIT_SECONDS}s"));
     let mut child = RunningTool::start(&mut command, "pg_dump")?;
-    let toc = read(&mut child, progress);
+    let toc = read(&mut child, leader, progress);
     // Only now: a pg_dump that has written all may end by itself, and must not be mistaken for
     // one that failed.
     child.kill();
@@ -62,6 +66,7 @@ pub(crate) fn take(
 /// Reads in a thread of its own, so that a pg_dump that hangs can be left.
 fn read(
     child: &mut RunningTool,
+    leader: &mut Leader,
     progress: &Progress,
 ) -> Result<Result<Toc, ReadError>, BackupError> {
     let stdout = child.take_stdout();
@@ -71,7 +76,14 @@ fn read(
         let _ = sender.send(Toc::read(&mut BufReader::new(stdout), &Limits::default()));
     });
     let deadline = Instant::now() + OUTLINE_LIMIT;
+    let mut asked = Instant::now();
     loop {
+        // A server that hangs would make pg_dump wait for ever; our own connection notices.
+        if asked.elapsed() > PROBE_INTERVAL {
+            let connection = &mut leader.connection;
+            session::run(connection, &leader.database, "waiting for pg_dump", "SELECT 1")?;
+            asked = Instant::now();
+        }
         match receiver.recv_timeout(Duration::from_millis(200)) {
             Ok(toc) => return Ok(toc),
             Err(RecvTimeoutError::Timeout) if progress.is_cancelled() => {
@@ -91,7 +103,7 @@ fn read(
 
 /// pg_dump fails for good on what it can't read, and in passing on what changed under it.
 fn failure(leader: &Leader, status: std::process::ExitStatus, stderr: String) -> BackupError {
-    const PASSING: [&str; 9] = [
+    const PASSING: [&str; 12] = [
         "could not obtain lock",
         "lock timeout",
         "statement timeout",
@@ -99,9 +111,16 @@ fn failure(leader: &Leader, status: std::process::ExitStatus, stderr: String) ->
         "does not exist",
         "was concurrently",
         "could not open relation",
+        // A view, a rule or a sequence that was dropped after the snapshot.
+        "returned no data",
+        "appears to be empty",
+        "returned 0 rows",
         "connection to server",
         "terminating connection",
     ];
+    if stderr.contains("max_locks_per_transaction") {
+        return leader.lock_table_full();
+    }
     if PASSING.iter().any(|text| stderr.contains(text)) {
         let what = format!("the schema (pg_dump: {})", stderr.replace('\n', " "));
         BackupError::Changed { database: leader.database.clone(), what }

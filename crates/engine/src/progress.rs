@@ -1,7 +1,7 @@
 //! How far a long piece of work is: counters that lanes add to and a display reads.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Shared counters of one backup or export. All sizes are bytes.
 #[derive(Debug, Default)]
@@ -12,7 +12,7 @@ pub struct Progress {
     stored_bytes: AtomicU64,
     objects_total: AtomicU64,
     objects_done: AtomicU64,
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
     phase: Mutex<String>,
     messages: Mutex<Vec<String>>,
 }
@@ -58,6 +58,11 @@ impl Progress {
     /// Whether [`Progress::cancel`] was called.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// What becomes true when it is cancelled, for those that wait.
+    pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancelled)
     }
 
     /// Takes the messages since the last call, such as a new attempt and its reason.

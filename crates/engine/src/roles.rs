@@ -7,8 +7,8 @@
 mod rewrite;
 mod statements;
 
-use statements::{Part, Token};
 pub use statements::Unterminated;
+use statements::{Part, Token};
 
 /// For which kind of server roles are prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +85,18 @@ mod tests {
     fn a_role_is_made_only_when_it_is_missing() {
         for (sql, major) in [(GLOBALS_15, 15), (GLOBALS_18, 18)] {
             let (text, _) = prepared(sql, RolesTarget::Postgres, major);
-            assert!(text.contains("IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'app')"));
+            assert!(
+                text.contains(
+                    "IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'app')"
+                )
+            );
             assert!(!text.contains("\nCREATE ROLE"), "{text}");
             assert!(!text.contains("\\restrict"), "{text}");
             assert!(text.contains("rolname = 'We\"ird; $x$ -- ''role')"), "{text}");
             assert!(text.contains("rolname = E'ünï \\\\ $flexkeep$') THEN CREATE ROLE"), "{text}");
-            assert!(text.contains("ALTER ROLE app SET search_path TO 'app', 'Odd \"one\"', 'public';"));
+            assert!(
+                text.contains("ALTER ROLE app SET search_path TO 'app', 'Odd \"one\"', 'public';")
+            );
             assert!(text.contains("PASSWORD 'SCRAM-SHA-256$4096:"));
         }
     }
@@ -139,8 +145,15 @@ mod tests {
         ] {
             assert!(text.contains(kept), "{kept} in {text}");
         }
-        for gone in ["azuresu", "SUPERUSER", "NOREPLICATION", "BYPASSRLS", "TO azure_pg_admin",
-                     "pg_write_all_data", "CREATE ROLE replication"] {
+        for gone in [
+            "azuresu",
+            "SUPERUSER",
+            "NOREPLICATION",
+            "BYPASSRLS",
+            "TO azure_pg_admin",
+            "pg_write_all_data",
+            "CREATE ROLE replication",
+        ] {
             assert!(!text.contains(gone), "{gone} in {text}");
         }
         let notes = notes.join("\n");

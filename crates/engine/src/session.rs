@@ -12,8 +12,10 @@ pub(crate) fn connect(
     options: &pg::ConnectOptions,
 ) -> Result<Connection, BackupError> {
     let target = target.with_database(database);
-    Connection::connect(&target, options)
-        .map_err(|source| BackupError::Connect { target: target.describe(), source })
+    Connection::connect(&target, options).map_err(|source| BackupError::Connect {
+        target: target.describe(),
+        source: Box::new(source),
+    })
 }
 
 /// Makes the session's output independent of the server's and the role's settings. Text stays in
@@ -72,7 +74,7 @@ pub(crate) fn failed(doing: &str, database: &str, source: pg::Error) -> BackupEr
     BackupError::Server {
         doing: doing.to_owned(),
         database: (!database.is_empty()).then(|| database.to_owned()),
-        source,
+        source: Box::new(source),
     }
 }
 

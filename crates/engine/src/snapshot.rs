@@ -19,6 +19,9 @@ use crate::session;
 /// Most bytes of one LOCK TABLE statement; pg_dump uses the same bound.
 const LOCK_STATEMENT_BYTES: usize = 100_000;
 
+/// How often the tables are listed anew because one was dropped before it was locked.
+const LISTINGS: u32 = 20;
+
 /// Rows, below which nothing of the user's is: schemas that pg_dump never dumps from, temporary
 /// tables of other sessions, and members of extensions that are not their configuration tables.
 const LOCKABLE: &str = "\
@@ -53,6 +56,7 @@ pub(crate) struct Leader {
     pub(crate) snapshot: String,
     pub(crate) time: Timestamp,
     pub(crate) tables: HashMap<u32, TableFacts>,
+    room: LockRoom,
 }
 
 impl Leader {
@@ -64,16 +68,9 @@ impl Leader {
     ) -> Result<Self, BackupError> {
         let mut connection = session::connect(target, database, options)?;
         session::prepare(&mut connection, database)?;
-        let candidates = list_lockable(&mut connection, database)?;
         refuse_unreadable(&mut connection, database)?;
-        session::run(
-            &mut connection,
-            database,
-            "starting the snapshot's transaction",
-            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        )?;
-        let mut locked: HashSet<u32> = candidates.iter().map(|(oid, _)| *oid).collect();
-        lock(&mut connection, database, candidates.into_iter().map(|(_, name)| name))?;
+        let room = LockRoom::ask(&mut connection, database)?;
+        let mut locked = lock_all(&mut connection, database, &room)?;
         let exported = session::rows(
             &mut connection,
             database,
@@ -93,11 +90,20 @@ impl Leader {
             .filter(|(oid, _)| locked.insert(*oid))
             .collect();
         lock(&mut connection, database, late.into_iter().map(|(_, name)| name))?;
-        let mut leader =
-            Self { connection, database: database.to_owned(), snapshot, time, tables: HashMap::new() };
+        let mut leader = Self {
+            connection,
+            database: database.to_owned(),
+            snapshot,
+            time,
+            tables: HashMap::new(), room };
         leader.refuse_swapped_files()?;
         leader.read_tables()?;
         Ok(leader)
+    }
+
+    /// What to say when the server has no room for the locks of pg_dump.
+    pub(crate) fn lock_table_full(&self) -> BackupError {
+        self.room.full(&self.database, self.tables.len() as u64)
     }
 
     /// The guard against TRUNCATE and rewrites between listing, lock and snapshot.
@@ -110,8 +116,12 @@ impl Leader {
              AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid) \
              ORDER BY 1"
         );
-        let swapped =
-            session::rows(&mut self.connection, &self.database, "checking the locked tables", &sql)?;
+        let swapped = session::rows(
+            &mut self.connection,
+            &self.database,
+            "checking the locked tables",
+            &sql,
+        )?;
         if swapped.is_empty() {
             return Ok(());
         }
@@ -181,14 +191,15 @@ pub(crate) fn list_lockable(
     );
     session::rows(connection, database, "listing the tables", &sql)?
         .iter()
-        .map(|row| {
-            Ok((session::number(row, 0, "tables")?, session::bytes(row, 1, "tables")?))
-        })
+        .map(|row| Ok((session::number(row, 0, "tables")?, session::bytes(row, 1, "tables")?)))
         .collect()
 }
 
 /// All tables that can't be read, in one error, instead of the first one that LOCK stumbles over.
-pub(crate) fn refuse_unreadable(connection: &mut Connection, database: &str) -> Result<(), BackupError> {
+pub(crate) fn refuse_unreadable(
+    connection: &mut Connection,
+    database: &str,
+) -> Result<(), BackupError> {
     let sql = format!(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -203,6 +214,72 @@ pub(crate) fn refuse_unreadable(connection: &mut Connection, database: &str) -> 
         Ok(())
     } else {
         Err(BackupError::Unreadable { database: database.to_owned(), tables })
+    }
+}
+
+/// Begins the transaction and locks every table in it; gives the oids of what is locked.
+fn lock_all(
+    connection: &mut Connection,
+    database: &str,
+    room: &LockRoom,
+) -> Result<HashSet<u32>, BackupError> {
+    let mut tries = 1;
+    loop {
+        let candidates = list_lockable(connection, database)?;
+        session::run(
+            connection,
+            database,
+            "starting the snapshot's transaction",
+            "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        )?;
+        let locked: HashSet<u32> = candidates.iter().map(|(oid, _)| *oid).collect();
+        match lock(connection, database, candidates.into_iter().map(|(_, name)| name)) {
+            Ok(()) => return Ok(locked),
+            // A table or its schema was dropped since the listing.
+            Err(BackupError::Server { source, .. })
+                if tries < LISTINGS && matches!(source.sqlstate(), Some("42P01" | "3F000")) =>
+            {
+                tries += 1;
+                session::run(connection, database, "giving the locks back", "ROLLBACK")?;
+            }
+            Err(error) => return Err(room.explain(error, database, locked.len())),
+        }
+    }
+}
+
+/// How many locks the server has room for, shared by all its connections.
+struct LockRoom {
+    each: u64,
+    owners: u64,
+}
+
+impl LockRoom {
+    fn ask(connection: &mut Connection, database: &str) -> Result<Self, BackupError> {
+        const QUERY: &str = "lock settings";
+        const SQL: &str = "SELECT pg_catalog.current_setting('max_locks_per_transaction'), \
+             pg_catalog.current_setting('max_connections')::bigint \
+             + pg_catalog.current_setting('max_prepared_transactions')::bigint";
+        let rows = session::rows(connection, database, "asking for the lock settings", SQL)?;
+        let row = rows.first().ok_or_else(|| no_row(QUERY))?;
+        Ok(Self { each: session::number(row, 0, QUERY)?, owners: session::number(row, 1, QUERY)? })
+    }
+
+    /// Says which setting is too small, if it is that which failed. pg_dump locks all tables
+    /// too, and reading locks indexes and TOAST tables.
+    fn explain(&self, error: BackupError, database: &str, tables: usize) -> BackupError {
+        let tables = tables as u64;
+        let is_full = matches!(&error, BackupError::Server { source, .. }
+            if source.sqlstate() == Some("53200"));
+        if !is_full || tables < self.each.saturating_mul(self.owners) / 2 {
+            return error;
+        }
+        self.full(database, tables)
+    }
+
+    fn full(&self, database: &str, tables: u64) -> BackupError {
+        let wanted = (tables * 3).div_ceil(self.owners.max(1)).max(self.each + 1);
+        let (database, wanted) = (database.to_owned(), wanted.next_multiple_of(64));
+        BackupError::LockTableFull { database, tables, set: self.each, wanted }
     }
 }
 

@@ -109,7 +109,6 @@ fn is_wrapper(program: &Path) -> bool {
 #[derive(Debug)]
 pub(crate) struct ToolOutput {
     pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: String,
 }
 
 /// A program that talks to the server, with its connection in the environment, where no other
@@ -122,10 +121,16 @@ pub(crate) fn command(tools: &ClientTools, name: &str, target: &pg::Config) -> C
 }
 
 /// Runs a program to its end, at most `limit`.
-pub(crate) fn run(
+pub(crate) fn run(command: Command, tool: &str, limit: Duration) -> Result<ToolOutput, ToolError> {
+    run_unless(command, tool, limit, &|| false)
+}
+
+/// Like [`run`]; stops the program as soon as `stop` says so.
+pub(crate) fn run_unless(
     mut command: Command,
     tool: &str,
     limit: Duration,
+    stop: &dyn Fn() -> bool,
 ) -> Result<ToolOutput, ToolError> {
     let mut child = RunningTool::start(&mut command, tool)?;
     let mut stdout = child.take_stdout();
@@ -135,7 +140,13 @@ pub(crate) fn run(
         let result = stdout.read_to_end(&mut bytes).map(|_| bytes);
         let _ = sender.send(result);
     });
-    let answer = receiver.recv_timeout(limit);
+    let deadline = Instant::now() + limit;
+    let answer = loop {
+        match receiver.recv_timeout(Duration::from_millis(100)) {
+            Err(mpsc::RecvTimeoutError::Timeout) if !stop() && Instant::now() < deadline => {}
+            answer => break answer,
+        }
+    };
     if answer.is_err() {
         child.kill();
         return Err(ToolError::Stalled { tool: tool.to_owned(), seconds: limit.as_secs() });
@@ -143,10 +154,8 @@ pub(crate) fn run(
     let _ = reader.join();
     let (status, stderr) = child.wait(limit)?;
     match answer {
-        Ok(Ok(stdout)) if status.success() => Ok(ToolOutput { stdout, stderr }),
-        _ => {
-            Err(ToolError::Failed { tool: tool.to_owned(), status: status.to_string(), stderr })
-        }
+        Ok(Ok(stdout)) if status.success() => Ok(ToolOutput { stdout }),
+        _ => Err(ToolError::Failed { tool: tool.to_owned(), status: status.to_string(), stderr }),
     }
 }
 
@@ -190,10 +199,10 @@ impl RunningTool {
     ) -> Result<(std::process::ExitStatus, String), ToolError> {
         let deadline = Instant::now() + limit;
         loop {
-            let status = self.child.try_wait().map_err(|source| ToolError::Start {
-                path: PathBuf::from(&self.tool),
-                source,
-            })?;
+            let status = self
+                .child
+                .try_wait()
+                .map_err(|source| ToolError::Start { path: PathBuf::from(&self.tool), source })?;
             if let Some(status) = status {
                 let stderr = self.stderr.recv_timeout(Duration::from_secs(5)).unwrap_or_default();
                 return Ok((status, stderr));

@@ -133,7 +133,8 @@ impl Uploads {
     pub(crate) fn take_uploaded(&self) -> Uploaded {
         let mut state = self.shared.lock();
         Uploaded {
-            lengths: std::mem::take(&mut state.lengths),
+            // Not taken: a later database may have the same chunk.
+            lengths: state.lengths.clone(),
             new_chunks: std::mem::take(&mut state.new_chunks),
             new_bytes: std::mem::take(&mut state.new_bytes),
         }

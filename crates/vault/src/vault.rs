@@ -60,9 +60,7 @@ pub use place::Place;
 pub use reuse::Found;
 pub use runs::{MAX_RUN_OBJECT_BYTES, RunRecord, RunState};
 
-use crate::chunk::{
-    ChunkDecoder, DamagedChunk, MAX_CHUNK_STORED_BYTES, MIN_CHUNK_STORED_BYTES, chunk_name,
-};
+use crate::chunk::{ChunkDecoder, MAX_CHUNK_STORED_BYTES, MIN_CHUNK_STORED_BYTES, chunk_name};
 use crate::contents::{ChunkRef, EntryKind};
 use crate::hash::ContentHash;
 use crate::store::{FolderStore, PutMode, SharedStore, Store, StoreErrorKind};

@@ -102,7 +102,8 @@ fn nearest_folder(folder: &Path) -> &Path {
 }
 
 fn try_to_write(folder: &Path) -> std::io::Result<()> {
-    let name = format!(".flexkeep-check-{}-{}", std::process::id(), Timestamp::now().as_nanosecond());
+    let name =
+        format!(".flexkeep-check-{}-{}", std::process::id(), Timestamp::now().as_nanosecond());
     let path = folder.join(name);
     std::fs::OpenOptions::new().write(true).create_new(true).open(&path)?;
     std::fs::remove_file(&path)
@@ -173,8 +174,7 @@ fn room(folder: &Path, needed: u64, first: bool, report: &mut CheckReport) {
         }
     };
     let which = if first { "a first backup" } else { "another backup" };
-    let what =
-        format!("{} are free, {which} may take up to about {}", size(free), size(needed));
+    let what = format!("{} are free, {which} may take up to about {}", size(free), size(needed));
     if free >= needed {
         report.add(Severity::Ok, SUBJECT, what);
     } else {

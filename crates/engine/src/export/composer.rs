@@ -26,11 +26,6 @@ pub(super) enum ComposeError {
 
 impl<W: Write + Seek> Composer<W> {
     pub(super) fn new(mut out: W, toc: Toc) -> Result<Self, ComposeError> {
-        let (header, mut entries) = toc.into_parts();
-        for entry in &mut entries {
-            entry.set_offset(if entry.had_dumper() { Offset::NotSet } else { Offset::NoData });
-        }
-        let toc = Toc::new(header, entries)?;
         toc.write_to(&mut out)?;
         let written = toc.encoded_len();
         Ok(Self { out, toc, written })
@@ -54,8 +49,7 @@ impl<W: Write + Seek> Composer<W> {
 
     /// Writes compressed bytes as one piece.
     pub(super) fn piece(&mut self, bytes: &[u8]) -> Result<(), ComposeError> {
-        let header =
-            blocks::piece_header(bytes.len()).ok_or(ComposeError::Piece(bytes.len()))?;
+        let header = blocks::piece_header(bytes.len()).ok_or(ComposeError::Piece(bytes.len()))?;
         self.put(&header)?;
         self.put(bytes)
     }

@@ -65,8 +65,7 @@ pub(super) fn export(
     let (partial, writer) = Partial::create(&context.options.to, name, false)?;
     let fail = |error: BlockError| block_error(&partial, database, error);
     let composer = Composer::new(writer, toc).map_err(|error| fail(error.into()))?;
-    let mut archive =
-        Archive { composer, codec, entries: &entries, at: 0, block: None, context };
+    let mut archive = Archive { composer, codec, entries: &entries, at: 0, block: None, context };
     run(context, database, &entries, &jobs, Some(codec), damage, |job, ready| {
         archive.chunk(job.entry, ready).map_err(fail)
     })?;
@@ -74,14 +73,18 @@ pub(super) fn export(
         return Ok(None);
     }
     archive.until(entries.len()).map_err(fail)?;
-    let writer: BufWriter<File> =
-        archive.composer.finish().map_err(|error| fail(error.into()))?;
+    let writer: BufWriter<File> = archive.composer.finish().map_err(|error| fail(error.into()))?;
     let (path, bytes) = partial.finish(writer, context.options.overwrite)?;
     context.progress.stored(bytes);
-    let example = entries.iter().filter(|entry| entry.kind == EntryKind::Table).find_map(
-        |entry| Some((entry.schema.clone()?, entry.name.clone())),
-    );
+    let example = entries.iter().filter(|entry| entry.kind == EntryKind::Table).find_map(example);
     Ok(Some(Written { path, bytes, version, example }))
+}
+
+/// A table that can be named in a command, by schema and name.
+fn example(entry: &Entry) -> Option<(String, String)> {
+    let shown = |name: &str| !name.contains(|c: char| c.is_control() || c == '\u{fffd}');
+    let (schema, name) = (entry.schema.clone()?, entry.name.clone());
+    (shown(&schema) && shown(&name)).then_some((schema, name))
 }
 
 /// The table of contents and the contents list; `None` for one that is damaged.
@@ -100,9 +103,10 @@ fn read_parts(
     };
     let limits = Limits::default();
     let toc = match vault.get_meta(&database.toc, limits.max_total_bytes) {
-        Ok(raw) => Some(Toc::read(&mut raw.as_slice(), &limits).map_err(|source| {
-            ExportError::Toc { database: database.name.clone(), source }
-        })?),
+        Ok(raw) => Some(
+            Toc::read(&mut raw.as_slice(), &limits)
+                .map_err(|source| ExportError::Toc { database: database.name.clone(), source })?,
+        ),
         Err(error) => {
             note(&database.toc, error, "(table of contents)")?;
             None
@@ -126,10 +130,8 @@ fn check_parts(
     toc: Toc,
     entries: &[Entry],
 ) -> Result<(Toc, Version, Codec), ExportError> {
-    let inconsistent = |problem: String| ExportError::Inconsistent {
-        database: database.name.clone(),
-        problem,
-    };
+    let inconsistent =
+        |problem: String| ExportError::Inconsistent { database: database.name.clone(), problem };
     if toc.header().compression != Compression::Zstd {
         let found = toc.header().compression;
         return Err(inconsistent(format!("its table of contents is for {found} compression")));

@@ -4,9 +4,9 @@
 use std::io::{Seek, Write};
 
 use flexkeep_pg_archive::{blocks, zlib};
+use flexkeep_vault::ChunkBuffer;
 use flexkeep_vault::contents::{ChunkRef, EntryKind};
 use flexkeep_vault::large_objects::{self, Record};
-use flexkeep_vault::ChunkBuffer;
 
 use super::composer::{ComposeError, Composer};
 
@@ -118,9 +118,8 @@ fn deflate_objects(raw: &[u8]) -> Result<Ready, ReadyError> {
             let trailer = stitcher.finish();
             let length = zlib::HEADER.len() + part.bytes.len() + trailer.len();
             bytes.extend_from_slice(&blocks::oid(oid));
-            bytes.extend_from_slice(
-                &blocks::piece_header(length).ok_or(ReadyError::Piece(length))?,
-            );
+            bytes
+                .extend_from_slice(&blocks::piece_header(length).ok_or(ReadyError::Piece(length))?);
             bytes.extend_from_slice(&zlib::HEADER);
             bytes.extend_from_slice(&part.bytes);
             bytes.extend_from_slice(&trailer);
@@ -260,4 +259,3 @@ impl Block {
         Ok(out.piece(&stream.finish())?)
     }
 }
-

@@ -10,7 +10,7 @@ use flexkeep_vault::damage;
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// A name that the backup does not have.
-    #[error("backup {backup} has no database {name:?}; {}", near(.near))]
+    #[error("backup {backup} has no database {name:?}; {}", near_names(.near))]
     NoSuchDatabase {
         /// The backup.
         backup: String,
@@ -46,7 +46,7 @@ pub enum ExportError {
         source: std::io::Error,
     },
     /// Objects of the vault are missing or damaged. What could be written of other databases was.
-    #[error("{}", damaged(.objects, *.more, .hurt, .hurt_unknown.as_deref()))]
+    #[error("{}", damage_text(.objects, *.more, .hurt, .hurt_unknown.as_deref()))]
     Damaged {
         /// The objects, each with what it is needed for in this backup.
         objects: Vec<DamagedObject>,
@@ -112,7 +112,7 @@ pub struct DamagedObject {
     pub entries: Vec<String>,
 }
 
-fn near(names: &[String]) -> String {
+fn near_names(names: &[String]) -> String {
     const SHOWN: usize = 5;
     let more = if names.len() > SHOWN { ", ..." } else { "" };
     format!("it has {}{more}", names[..names.len().min(SHOWN)].join(", "))
@@ -127,7 +127,7 @@ fn space(error: &std::io::Error) -> &'static str {
     }
 }
 
-fn damaged(
+fn damage_text(
     objects: &[DamagedObject],
     more: bool,
     hurt: &[damage::User],

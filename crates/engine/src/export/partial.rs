@@ -28,11 +28,8 @@ impl Partial {
     ) -> Result<(Self, BufWriter<File>), ExportError> {
         let final_path = folder.join(name);
         let partial_path = folder.join(format!(".{name}.partial"));
-        let failed = |source| ExportError::File {
-            operation: "create",
-            path: folder.join(name),
-            source,
-        };
+        let failed =
+            |source| ExportError::File { operation: "create", path: folder.join(name), source };
         // Never through a link, nor with the mode of something that is there.
         match fs::remove_file(&partial_path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -48,11 +45,6 @@ impl Partial {
             .map_err(failed)?;
         let writer = BufWriter::with_capacity(BUFFER_BYTES, file);
         Ok((Self { final_path, partial_path, finished: false }, writer))
-    }
-
-    /// The path that the file will have.
-    pub(super) fn path(&self) -> &Path {
-        &self.final_path
     }
 
     pub(super) fn failed(&self, operation: &'static str, source: std::io::Error) -> ExportError {

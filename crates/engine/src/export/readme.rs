@@ -52,7 +52,9 @@ impl Readme<'_> {
         line(out, &format!("made by     {}, {}", one_line(tool), one_line(&source.pg_dump)));
         line(out, "");
         line(out, &format!("These files need pg_restore {major} or newer; `pg_restore --version`"));
-        line(out, "tells yours. It should also not be older than the server that you restore to.");
+        line(out, "tells yours. Best is that of the server that you restore to. A newer one than");
+        line(out, "the server may show errors about settings that the server does not know, such");
+        line(out, "as transaction_timeout; nothing is missing then, but it ends with status 1.");
         if major >= 16 {
             line(out, "The data is compressed with zstd, which packages of PostgreSQL support.");
             line(out, "For an older pg_restore export the backup again with --pg-restore 15.");
@@ -66,28 +68,22 @@ impl Readme<'_> {
         for (database, written) in self.archives {
             let file = file_name(written);
             let time = database.snapshot_time.strftime("%Y-%m-%d %H:%M:%S UTC");
-            line(out, &format!("{file}"));
+            line(out, &file);
             line(out, &format!("    database {:?} as of {time}", database.name));
-            line(
-                out,
-                &format!(
-                    "    {} tables, {} rows, {} large objects, {} bytes",
-                    database.totals.tables,
-                    database.totals.rows,
-                    database.totals.large_objects,
-                    written.bytes
-                ),
-            );
+            let totals = &database.totals;
+            let (tables, rows) = (count(totals.tables, "table"), count(totals.rows, "row"));
+            let objects = count(totals.large_objects, "large object");
+            line(out, &format!("    {tables}, {rows}, {objects}, {} bytes", written.bytes));
         }
         if let RolesWritten::For { reduced, .. } = self.roles {
-            line(out, &format!("{ROLES}"));
+            line(out, ROLES);
             line(out, "    roles, memberships and settings; may hold password hashes");
             if reduced {
-                line(out, &format!("{ROLES_AS_DUMPED}"));
+                line(out, ROLES_AS_DUMPED);
                 line(out, "    the same as pg_dumpall wrote it, with what was left out");
             }
         }
-        line(out, &format!("{README}"));
+        line(out, README);
         line(out, "    this text");
     }
 
@@ -148,8 +144,7 @@ impl Readme<'_> {
             .archives
             .iter()
             .filter(|(database, _)| {
-                let of_platform =
-                    |name: &String| PLATFORM_EXTENSIONS.contains(&name.as_str());
+                let of_platform = |name: &String| PLATFORM_EXTENSIONS.contains(&name.as_str());
                 database.extensions.iter().any(|extension| of_platform(&extension.name))
             })
             .collect();
@@ -166,7 +161,7 @@ impl Readme<'_> {
             command(
                 out,
                 &format!(
-                    "pg_restore --list '{file}' | grep -vE ' EXTENSION - \"?({pattern})\"? ?' > '{file}.list'"
+                    "pg_restore --list '{file}' | grep -vE 'EXTENSION (- )?({pattern})( |$)' > '{file}.list'"
                 ),
             );
             command(out, &format!("# then: pg_restore --use-list '{file}.list' ..."));
@@ -203,9 +198,7 @@ impl Readme<'_> {
         );
         command(
             out,
-            &format!(
-                "pg_restore --file - --data-only --schema {schema} --table {table} '{file}'"
-            ),
+            &format!("pg_restore --file - --data-only --schema {schema} --table {table} '{file}'"),
         );
     }
 
@@ -253,6 +246,10 @@ impl Readme<'_> {
 
 fn file_name(written: &Written) -> String {
     written.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn count(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 fn line(out: &mut String, text: &str) {

@@ -110,8 +110,7 @@ impl Rewriter {
             .left_out
             .iter()
             .map(|(reason, names)| {
-                let shown: Vec<&str> =
-                    names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
+                let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
                 let more = names.len().saturating_sub(NAMES_SHOWN);
                 let more = if more > 0 { format!(" and {more} more") } else { String::new() };
                 format!("{reason}: {}{more}", shown.join(", "))
@@ -210,8 +209,7 @@ impl Rewriter {
     }
 
     fn membership(&mut self, statement: &[u8], tokens: &[Token<'_>]) {
-        let (Some(granted), Some(member)) =
-            (tokens[1].name(), tokens.get(3).and_then(Token::name))
+        let (Some(granted), Some(member)) = (tokens[1].name(), tokens.get(3).and_then(Token::name))
         else {
             return self.keep(statement);
         };
@@ -307,9 +305,7 @@ impl Rewriter {
     /// A statement whose refusal is a warning.
     fn attempt(&mut self, statement: &[u8], shown: &[u8]) {
         let mut body = statement.to_vec();
-        body.extend_from_slice(
-            b"; EXCEPTION WHEN OTHERS THEN RAISE WARNING 'refused: %: %', ",
-        );
+        body.extend_from_slice(b"; EXCEPTION WHEN OTHERS THEN RAISE WARNING 'refused: %: %', ");
         body.extend_from_slice(&literal(shown));
         body.extend_from_slice(b", SQLERRM;");
         self.block(&body);

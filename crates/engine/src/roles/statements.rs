@@ -104,10 +104,7 @@ pub(crate) fn split(sql: &[u8]) -> Result<Vec<Part<'_>>, Unterminated> {
 }
 
 /// The tokens of a statement. `backslashes` is as in [`backslash_setting`].
-pub(crate) fn tokens(
-    statement: &[u8],
-    backslashes: bool,
-) -> Result<Vec<Token<'_>>, Unterminated> {
+pub(crate) fn tokens(statement: &[u8], backslashes: bool) -> Result<Vec<Token<'_>>, Unterminated> {
     let mut lexer = Lexer { sql: statement, at: 0, backslashes };
     let mut tokens = Vec::new();
     while let Some(token) = lexer.token()? {
@@ -274,7 +271,8 @@ mod tests {
 
     #[test]
     fn semicolons_in_quotes_and_comments_end_nothing() {
-        let sql = "SELECT ';', E'\\';', $$;$$, $a$;$$;$a$, \";\"\";\" -- ;\n/* ; /* ; */ ; */;\n;b;";
+        let sql =
+            "SELECT ';', E'\\';', $$;$$, $a$;$$;$a$, \";\"\";\" -- ;\n/* ; /* ; */ ; */;\n;b;";
         let found = statements(sql);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found[0].ends_with("\";\"\";\""), "{found:?}");
