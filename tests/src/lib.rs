@@ -1,1 +1,27 @@
-//! Helpers for tests on real servers.
+//! The kit that tests on real servers are made of.
+//!
+//! [`Server`] is a PostgreSQL server of the test's own: started by the test, gone when it is
+//! dropped, and also when the test is killed. [`compare_databases`] and [`compare_roles`] say
+//! what differs between an original and its restored copy. [`run`] gives every command a time
+//! limit. The servers' programs come from `scripts/setup.sh`.
+//!
+//! Everything here panics with the whole story when something fails: that is the test's failure.
+
+mod compare;
+mod dump;
+mod fixtures;
+mod options;
+mod processes;
+mod programs;
+mod run;
+mod server;
+mod vaulted;
+
+pub use compare::{compare_databases, compare_properties, compare_roles};
+pub use dump::{dump_archive, normalise, restore_archive, schema_text};
+pub use fixtures::{SAMPLE_DATABASES, fixture, load_everything};
+pub use options::ServerOptions;
+pub use programs::{Version, flexkeep, pg_command, pg_tool};
+pub use run::{Output, run, run_with_input};
+pub use server::Server;
+pub use vaulted::{Running, TestVault, flexkeep_command, json};

@@ -1,0 +1,33 @@
+# What can be run here. All of it works on a fresh Debian machine with Rust; see scripts/setup.sh.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build test fmt lint demo bench clean
+
+help: ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what tests, demo and bench need (PostgreSQL 15, 17, 18 beside the system)
+	@scripts/setup.sh
+
+build: ## build the command, target/release/flexkeep
+	cargo build --release --locked -p flexkeep-cli
+
+test: ## all checks: formatting, lints, every test against real servers
+	@scripts/test.sh
+
+fmt: ## format the code
+	cargo fmt --all
+
+lint: ## formatting and lints only
+	cargo fmt --all -- --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+demo: ## see it work: a throwaway server is backed up, changed, backed up, restored and compared
+	@scripts/demo.sh
+
+bench: setup ## measure against pg_dump and against the limit (takes an hour; BENCH=--quick for a try)
+	@python3 scripts/bench.py all $(BENCH)
+
+clean: ## remove build outputs (unpacked servers stay; setup.sh says where)
+	cargo clean

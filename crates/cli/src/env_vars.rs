@@ -1,0 +1,32 @@
+//! The environment variables that `flexkeep` reads by itself. libpq's own (`PGHOST`, `PGPASSWORD`,
+//! ...) complete the connection string; docs/cli.md lists them.
+
+use crate::exit::Failure;
+
+/// The connection string, where `--from` is not given.
+pub(crate) const FLEXKEEP_FROM: &str = "FLEXKEEP_FROM";
+
+/// The vault, where `--vault` is not given.
+pub(crate) const FLEXKEEP_VAULT: &str = "FLEXKEEP_VAULT";
+
+/// What is logged to standard error, as `LEVEL` or `TARGET=LEVEL,...`; wins over `-v` and `-q`.
+pub(crate) const FLEXKEEP_LOG: &str = "FLEXKEEP_LOG";
+
+/// Set to anything but nothing: no colours (<https://no-color.org>).
+pub(crate) const NO_COLOR: &str = "NO_COLOR";
+
+/// `dumb` means a terminal that can't rewrite a line.
+pub(crate) const TERM: &str = "TERM";
+
+/// A variable's value. Unset and empty are the same: in CI a secret that is missing is empty.
+pub(crate) fn get(name: &str) -> Result<Option<String>, Failure> {
+    match std::env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        // The value is not shown: it may be a secret.
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Failure::usage(format!("the environment variable {name} is not UTF-8")))
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Results as text for people.
+
+pub(crate) mod backup;
+pub(crate) mod check;
+pub(crate) mod export;
+pub(crate) mod list;
+pub(crate) mod losses;
+pub(crate) mod shell;
+pub(crate) mod show;
+pub(crate) mod table;
+pub(crate) mod text;
+pub(crate) mod units;

@@ -1,0 +1,78 @@
+//! `--vault`: where the backups are.
+
+use flexkeep_vault::store::StoreErrorKind;
+use flexkeep_vault::{Place, Vault, VaultError};
+
+use crate::args::VaultArgs;
+use crate::env_vars::{self, FLEXKEEP_VAULT};
+use crate::exit::{Exit, Failure};
+use crate::render::shell;
+
+/// A vault's place, and as the user wrote it.
+pub(crate) struct Chosen {
+    pub(crate) place: Place,
+    pub(crate) text: String,
+}
+
+/// The place of `--vault`, or of the environment.
+pub(crate) fn choose(args: &VaultArgs) -> Result<Chosen, Failure> {
+    let text = match &args.vault {
+        Some(text) => text.clone(),
+        None => env_vars::get(FLEXKEEP_VAULT)?.ok_or_else(|| {
+            Failure::usage("it is not said where the vault is")
+                .hint(format!("give --vault FOLDER, or set {FLEXKEEP_VAULT}"))
+        })?,
+    };
+    Ok(Chosen { place: text.parse()?, text })
+}
+
+impl Chosen {
+    /// The option that names this vault, for commands shown to the user.
+    pub(crate) fn option(&self) -> String {
+        format!("--vault {}", shell::quote(&self.text))
+    }
+
+    /// Opens the vault, which must be there.
+    pub(crate) fn open(&self) -> Result<Vault, Failure> {
+        Vault::open(&self.place).map_err(|error| match &error {
+            VaultError::NotAVault { place } => self.missing(place),
+            VaultError::Store(inner) if inner.kind == StoreErrorKind::NoSuchPlace => {
+                let Place::Folder(path) = &self.place else { return error.into() };
+                if path.exists() {
+                    // A file: the error says so.
+                    return Failure { exit: Exit::Usage, ..error.into() };
+                }
+                self.missing(&self.text)
+            }
+            _ => error.into(),
+        })
+    }
+
+    fn missing(&self, place: &str) -> Failure {
+        Failure::usage(format!("there is no vault in {place}"))
+            .hint("check the path; the first `flexkeep backup` into a folder makes the vault")
+    }
+
+    /// Opens the vault, or makes it; the flag says which.
+    pub(crate) fn open_or_create(&self) -> Result<(Vault, bool), Failure> {
+        match Vault::open(&self.place) {
+            Ok(vault) => return Ok((vault, false)),
+            Err(error) if !is_missing(&error) => return Err(error.into()),
+            Err(_) => {}
+        }
+        match Vault::open_or_create(&self.place) {
+            Ok(vault) => Ok((vault, true)),
+            Err(error) if is_missing(&error) => Err(Failure { exit: Exit::Usage, ..error.into() }),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether there is no vault, rather than one that can't be read.
+fn is_missing(error: &VaultError) -> bool {
+    match error {
+        VaultError::NotAVault { .. } => true,
+        VaultError::Store(error) => error.kind == StoreErrorKind::NoSuchPlace,
+        _ => false,
+    }
+}

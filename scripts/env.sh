@@ -1,0 +1,12 @@
+#!/bin/bash
+# Says where the servers that scripts/setup.sh provides are. Source it to export the variables, or
+# run it to print them: eval "$(scripts/env.sh)". A variable that is already set is kept.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+for flexkeep_major in 15 17 18; do
+  flexkeep_name=FLEXKEEP_PG${flexkeep_major}_BIN
+  flexkeep_bin=$FLEXKEEP_TOOLS/pg$flexkeep_major/usr/lib/postgresql/$flexkeep_major/bin
+  export "$flexkeep_name=${!flexkeep_name:-$flexkeep_bin}"
+  [ "${BASH_SOURCE[0]}" != "$0" ] || printf 'export %s=%q\n' "$flexkeep_name" "${!flexkeep_name}"
+done
+unset flexkeep_major flexkeep_name flexkeep_bin

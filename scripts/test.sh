@@ -1,0 +1,31 @@
+#!/bin/bash
+# test.sh: every check of the project, in the order of how fast it can fail. Arguments go to the
+# test runner, as in: scripts/test.sh -p flexkeep-vault. The last line counts what the runners ran.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cd "$here/.."
+"$here/setup.sh"
+# shellcheck source=scripts/env.sh
+. "$here/env.sh"
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+step cargo fmt --all -- --check
+step cargo clippy --locked --workspace --all-targets -- -D warnings
+# The tests run the command; without this each of them would ask cargo for it.
+step cargo build --locked -p flexkeep-cli
+target=$(cargo metadata --locked --no-deps --format-version 1 |
+  python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
+export FLEXKEEP_BIN=$target/debug/flexkeep
+
+out=$(mktemp)
+trap 'rm -f "$out"' EXIT
+failed=0
+[ $# -gt 0 ] || set -- --workspace
+if cargo nextest --version >/dev/null 2>&1; then
+  step cargo test --locked --doc "$@" 2>&1 | tee "$out" || failed=1
+  step cargo nextest run --locked --no-fail-fast "$@" 2>&1 | tee -a "$out" || failed=1
+else
+  step cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$out" || failed=1
+fi
+"$here/count-tests.py" "$out" || failed=1
+exit "$failed"
