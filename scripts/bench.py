@@ -33,20 +33,20 @@ LIMIT_SECONDS = 1800
 MIXED = """
 CREATE TABLE readings (id bigint, at timestamptz, a numeric(12,2), b numeric, c numeric);
 INSERT INTO readings SELECT i, '2020-01-01'::timestamptz + i * interval '7.013 s', (hashint8(i) / 100.0)::numeric(12,2),
-  hashint8(i + 1) * 1.000001, (i * 7919 % 1000003) / 977.0 FROM generate_series(1, {readings}) i;
+  hashint8(i + 1) * 1.000001, (i * 7919 % 1000003) / 977.0 FROM generate_series(1::bigint, {readings}) i;
 CREATE TABLE events (id bigint, event uuid, at timestamptz, kind text, payload jsonb);
 INSERT INTO events SELECT i, md5(i::text)::uuid, '2020-01-01'::timestamptz + i * interval '31.7 s', 'kind ' || i % 23,
   jsonb_build_object('page', '/p/' || hashint8(i) % 5000, 'ms', i % 1931, 'ok', i % 3 = 0, 'session', md5((i / 9)::text))
-  FROM generate_series(1, {events}) i;
+  FROM generate_series(1::bigint, {events}) i;
 CREATE TABLE documents (id bigint, title text, body text);
 INSERT INTO documents SELECT i, 'Document ' || i || ', ' || md5(i::text), (SELECT string_agg((ARRAY['the','quick','brown','fox','jumps',
   'over','a','lazy','dog','and','runs','away','from','it','Ümläut','again'])[1 + (abs(hashint8(i * 61 + k)) % 16)], ' ')
-  FROM generate_series(1, 60 + i % 40) k) FROM generate_series(1, {documents}) i;
+  FROM generate_series(1, 60 + i % 40) k) FROM generate_series(1::bigint, {documents}) i;
 CREATE TABLE orders (id bigint, customer uuid, at timestamptz, total numeric(12,2), details jsonb, note text);
 INSERT INTO orders SELECT i, md5((i % 70001)::text)::uuid, '2020-01-01'::timestamptz + i * interval '51 s', (i % 99999) / 7.0,
   jsonb_build_object('lines', jsonb_build_array(jsonb_build_object('product', hashint8(i) % 5000, 'n', i % 5),
   jsonb_build_object('product', hashint8(i + 7) % 5000, 'n', 1)), 'coupon', NULL),
-  CASE WHEN i % 3 = 0 THEN 'please ring at ' || md5(i::text) END FROM generate_series(1, {orders}) i;
+  CASE WHEN i % 3 = 0 THEN 'please ring at ' || md5(i::text) END FROM generate_series(1::bigint, {orders}) i;
 ALTER TABLE readings ADD PRIMARY KEY (id);
 ALTER TABLE events ADD PRIMARY KEY (id);
 ALTER TABLE documents ADD PRIMARY KEY (id);

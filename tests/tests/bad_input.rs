@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flexkeep_tests::{Output, Running, Server, TestVault, Version, flexkeep_command, json, run};
+use flexkeep_tests::{
+    Output, Running, Server, TestVault, Version, flexkeep_command, json, pg_command, run,
+};
 
 const LIMIT: Duration = Duration::from_secs(100);
 const SOON: Duration = Duration::from_secs(30);
@@ -35,22 +36,43 @@ fn small_server(version: Version) -> Server {
     server
 }
 
-/// A table that takes a while at `--level 19`.
+/// A table that is read by several COPY commands.
 const BIG: &str = "CREATE TABLE big AS SELECT i, md5(i::text) || md5((i * 7)::text) AS filler \
-                   FROM generate_series(1, 500000) i";
+                   FROM generate_series(1, 60000) i; CREATE INDEX big_index ON big (i)";
 
-fn slow(mut command: Command) -> Command {
-    command.args(["--level", "19"]);
-    command
+/// Makes whoever reads the table [`BIG`] wait, by a lock on its index, until [`release`].
+#[track_caller]
+fn hold(server: &Server, database: &str) -> Running {
+    let mut command = pg_command("psql", server.version());
+    command.args(["-Xqc", "BEGIN; REINDEX INDEX big_index; SELECT pg_sleep(80)", "-d"]);
+    let holder = Running::start(command.arg(server.conninfo(database)));
+    wait_for_activity(server, "wait_event = 'PgSleep'");
+    holder
+}
+
+#[track_caller]
+fn release(server: &Server, holder: Running) {
+    server.psql(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+    );
+    drop(holder);
 }
 
 #[track_caller]
 fn wait_for_copy(server: &Server) {
-    let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'COPY %' \
-               AND pid <> pg_backend_pid() AND state = 'active'";
+    wait_for_activity(server, "application_name = 'flexkeep' AND query LIKE 'COPY (%'");
+}
+
+#[track_caller]
+fn wait_for_activity(server: &Server, condition: &str) {
+    let sql = format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE {condition} AND state = 'active' \
+         AND pid <> pg_backend_pid()"
+    );
     let end = Instant::now() + LIMIT;
-    while server.psql("postgres", sql) != "t" {
-        assert!(Instant::now() < end, "nothing was copied");
+    while server.psql("postgres", &sql) != "t" {
+        assert!(Instant::now() < end, "no activity with {condition}");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -237,7 +259,8 @@ fn a_second_backup_of_a_server_is_refused_while_the_first_runs() {
     let server = small_server(Version::V18);
     server.psql("shop", BIG);
     let vault = TestVault::new();
-    let first = Running::start(&mut slow(vault.backup(&server)));
+    let holder = hold(&server, "shop");
+    let first = Running::start(&mut vault.backup(&server));
     wait_for_copy(&server);
     let pid = server.psql(
         "postgres",
@@ -245,6 +268,7 @@ fn a_second_backup_of_a_server_is_refused_while_the_first_runs() {
     );
     let second = run(&mut vault.backup(&server), SOON);
     expect_failure(&second, 5, &["another backup", "\\\"src\\\"", &pid]);
+    release(&server, holder);
     first.finish(LIMIT).expect_success();
     assert_eq!(vault.backups().len(), 1);
 }
@@ -255,7 +279,8 @@ fn a_database_dropped_during_the_backup_is_a_note_and_the_others_are_whole() {
     server.create_database("doomed");
     server.psql("doomed", BIG);
     let vault = TestVault::new();
-    let backup = Running::start(&mut slow(vault.backup(&server)));
+    let _holder = hold(&server, "doomed");
+    let backup = Running::start(&mut vault.backup(&server));
     wait_for_copy(&server);
     server.psql("postgres", "DROP DATABASE doomed WITH (FORCE)");
     let done = json(&backup.finish(LIMIT).expect_success());
@@ -321,17 +346,21 @@ fn a_server_that_dies_in_the_middle_fails_the_backup_and_one_that_comes_back_doe
     let mut server = small_server(Version::V18);
     server.psql("shop", BIG);
     let vault = TestVault::new();
-    let backup = Running::start(slow(vault.backup(&server)).args(["--attempts", "2"]));
+    let holder = hold(&server, "shop");
+    let backup = Running::start(vault.backup(&server).args(["--attempts", "2"]));
     wait_for_copy(&server);
     server.kill_nine();
+    drop(holder);
     let out = backup.finish(Duration::from_secs(60));
     expect_failure(&out, 1, &["shop"]);
     expect_no_backup(&vault);
     server.start_again();
 
-    let backup = Running::start(&mut slow(vault.backup(&server)));
+    let holder = hold(&server, "shop");
+    let backup = Running::start(&mut vault.backup(&server));
     wait_for_copy(&server);
     server.kill_nine();
+    drop(holder);
     server.start_again();
     let done = json(&backup.finish(LIMIT).expect_success());
     let databases = done["manifest"]["databases"].as_array().unwrap();
@@ -345,13 +374,16 @@ fn a_server_that_falls_silent_is_given_up() {
     let server = small_server(Version::V18);
     server.psql("shop", BIG);
     let vault = TestVault::new();
-    let mut command = slow(vault.backup(&server));
+    let from = server.conninfo("postgres") + " connect_timeout=2";
+    let holder = hold(&server, "shop");
+    let mut command = vault.backup_from(&from, &server);
     command.args(["--stall-timeout", "2s", "--attempts", "2"]);
     let backup = Running::start(&mut command);
     wait_for_copy(&server);
     server.pause();
     let out = backup.finish(Duration::from_secs(60));
     server.resume();
+    release(&server, holder);
     expect_failure(&out, 1, &["silent"]);
     expect_no_backup(&vault);
     run(&mut vault.backup(&server), LIMIT).expect_success();

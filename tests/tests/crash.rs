@@ -19,7 +19,7 @@ fn server() -> Server {
     server.psql(
         "shop",
         "CREATE TABLE orders AS SELECT i AS id, md5(i::text) || md5((i * 7)::text) AS note \
-         FROM generate_series(1, 400000) i; CREATE INDEX ON orders (id);",
+         FROM generate_series(1, 200000) i; CREATE INDEX ON orders (id);",
     );
     server.psql(
         "things",
@@ -33,7 +33,7 @@ fn server() -> Server {
 
 /// Changes a part of the data, so that there is something to upload.
 fn change(server: &Server, round: u64) {
-    let from = round * 9973 % 400_000;
+    let from = round * 9973 % 200_000;
     server.psql(
         "shop",
         &format!(
@@ -192,7 +192,7 @@ fn ctrl_c_and_sigterm_stop_a_backup_soon_and_seal_nothing() {
     for signal in [Running::interrupt, Running::terminate] {
         let vault = TestVault::new();
         let mut command = vault.backup(&server);
-        let mut backup = Running::start(command.args(["--level", "19"]));
+        let mut backup = Running::start(command.args(["--level", "16"]));
         let end = Instant::now() + LIMIT;
         while vault.files("chunks").len() < 2 {
             assert!(Instant::now() < end && backup.is_running(), "too few chunks");
@@ -237,7 +237,7 @@ fn ctrl_c_stops_a_backup_that_waits_for_a_lock_or_for_a_silent_server() {
     expect_server_free(&server);
 
     let mut command: Command = vault.backup(&server);
-    let backup = Running::start(command.args(["--level", "19"]));
+    let backup = Running::start(command.args(["--level", "16"]));
     wait_for(&server, "query LIKE 'COPY %' AND state = 'active'");
     server.pause();
     backup.terminate();

@@ -63,6 +63,16 @@ fn a_full_disk_fails_backup_and_export_and_names_the_place() {
     let backup = vault.backup(&server);
     let out = run(&mut in_namespace(&small_disk(&vault.place()), &backup), LIMIT);
     expect_failure(&out, 1, &["No space left", "chunks/"]);
+    // More space, and the same vault is good again, with what it has already.
+    let place = vault.place();
+    let then_more = format!(
+        "{}; ! \"$@\" >/dev/null 2>&1; mount -o remount,size=100m '{}'",
+        small_disk(&place),
+        place.display()
+    );
+    let out = run(&mut in_namespace(&then_more, &backup), LIMIT).expect_success();
+    let totals = json(&out)["manifest"]["totals"].take();
+    assert!(totals["new_chunks"].as_u64() < totals["chunks"].as_u64(), "{totals}");
     run(&mut vault.backup(&server), LIMIT).expect_success();
     let to = vault.beside("to");
     for more in [&[][..], &["--pg-restore", "15"]] {

@@ -1,6 +1,7 @@
 //! A whole backup: every database of a server, sealed by one manifest.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -187,10 +188,10 @@ impl LastBackup {
             }
         }
         vault.list_chunks(&mut |hash, stored_bytes| {
-            if let Some(chunk) = named.remove(&hash)
-                && u64::from(chunk.stored_bytes) == stored_bytes
+            if let Entry::Occupied(chunk) = named.entry(hash)
+                && u64::from(chunk.get().stored_bytes) == stored_bytes
             {
-                last.known.insert(&chunk);
+                last.known.insert(&chunk.remove());
             }
         })?;
         if !named.is_empty() {
@@ -274,7 +275,9 @@ fn read_all(
     std::thread::scope(|scope| {
         let failed = &failed;
         let stop = move || failed.load(Ordering::Relaxed) || run.tools.progress.is_cancelled();
-        let globals = scope.spawn(move || globals::dump(run.client, run.target, passwords, &stop));
+        let attempts = run.options.attempts;
+        let globals =
+            scope.spawn(move || globals::dump(run.client, run.target, passwords, attempts, &stop));
         let (sender, receiver) = mpsc::sync_channel(0);
         scope.spawn(move || {
             let empty = LastCuts::new();

@@ -39,7 +39,7 @@ pub enum BackupError {
     Tool(#[from] ToolError),
     /// Tables that the user may not read. A backup without them would not be one.
     #[error(
-        "{} in database {database:?} cannot be read: {}; grant SELECT (or the role pg_read_all_data), or leave the database out",
+        "{} in database {database:?} cannot be read: {}; grant SELECT (or the role pg_read_all_data), and BYPASSRLS where row security is active, or leave the database out",
         plural(.tables.len(), "table"),
         some(.tables)
     )]
@@ -95,6 +95,10 @@ pub enum BackupError {
         /// The backend that holds the lock, or `unknown`.
         pid: String,
     },
+    /// A database that is to be left out is not there: perhaps its name is wrong, and it would be
+    /// backed up.
+    #[error("database {0:?}, which is to be left out, does not exist")]
+    NoSuchDatabase(String),
     /// The server has no database that can be backed up.
     #[error("no database to back up: {0}")]
     NothingToDo(String),

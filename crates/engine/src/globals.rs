@@ -1,23 +1,61 @@
 //! Roles, memberships, role settings and tablespaces, by pg_dumpall.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flexkeep_pg_copy as pg;
 
-use crate::error::BackupError;
+use crate::error::{BackupError, ToolError};
 use crate::tools::{self, ClientTools};
 
 /// How long pg_dumpall may take for the roles of a server.
 const GLOBALS_LIMIT: Duration = Duration::from_secs(600);
 
-/// The SQL that makes the server's roles, as pg_dumpall writes it. Ends early, with an error, when
-/// `stop` says so.
+/// Waits between two tries: a server that crashed or was restarted is back after a few seconds.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// The SQL that makes the server's roles, as pg_dumpall writes it, tried up to `attempts` times
+/// when the connection breaks. Ends early, with an error, when `stop` says so.
 pub(crate) fn dump(
     client: &ClientTools,
     target: &pg::Config,
     with_passwords: bool,
+    attempts: u32,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<u8>, BackupError> {
+    let mut attempt = 1;
+    loop {
+        match try_dump(client, target, with_passwords, stop) {
+            Err(error) if attempt < attempts && !stop() && is_lost_connection(&error) => {
+                attempt += 1;
+                let end = Instant::now() + PAUSE;
+                while Instant::now() < end && !stop() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// By what pg_dumpall says, in English: its locale is set to C.
+fn is_lost_connection(error: &ToolError) -> bool {
+    const PASSING: [&str; 5] = [
+        "server closed the connection",
+        "terminating connection",
+        "the database system is",
+        "Connection refused",
+        "No such file or directory",
+    ];
+    matches!(error, ToolError::Failed { stderr, .. }
+        if PASSING.iter().any(|text| stderr.contains(text)))
+}
+
+fn try_dump(
+    client: &ClientTools,
+    target: &pg::Config,
+    with_passwords: bool,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<u8>, ToolError> {
     let mut command = tools::command(client, "pg_dumpall", target);
     command.args(["--globals-only", "--no-password"]);
     command.arg(format!("--database={}", target.database()));

@@ -95,7 +95,9 @@ impl Leader {
             database: database.to_owned(),
             snapshot,
             time,
-            tables: HashMap::new(), room };
+            tables: HashMap::new(),
+            room,
+        };
         leader.refuse_swapped_files()?;
         leader.read_tables()?;
         Ok(leader)

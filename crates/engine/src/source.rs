@@ -116,9 +116,7 @@ pub(crate) fn databases(
         }
     }
     if let Some(name) = unknown.first() {
-        return Err(BackupError::NothingToDo(format!(
-            "database {name:?}, which is to be left out, does not exist"
-        )));
+        return Err(BackupError::NoSuchDatabase((*name).clone()));
     }
     if all.dump.is_empty() {
         let reason = "every database is a template, left out, or not open to this role";

@@ -21,7 +21,8 @@
 //! A backup exists if and only if its manifest does. A manifest names meta objects; those of kind
 //! contents name chunks; nothing else names anything. Objects under `chunks/` and `meta/` follow
 //! from their names, but for the compression, so whoever comes second finds what it would have
-//! written: an object that is there is used as it is, after a look at its size. Readers believe
+//! written: a chunk that is there is used as it is, after a look at its size; a meta object after
+//! it was read and found whole. Readers believe
 //! nothing: every object is checked against the hash and the lengths in what names it.
 //!
 //! # Concurrency

@@ -8,6 +8,7 @@ use super::{Put, Vault, VaultError};
 use crate::contents::Entry;
 use crate::hash::ContentHash;
 use crate::manifest::ObjectRef;
+use crate::store::PutMode;
 
 /// The most that a meta object can have as stored, bytes. It is what one contents list takes of
 /// memory.
@@ -62,11 +63,24 @@ impl MetaWriter {
         check_stored(what, stored.len() as u64)?;
         let hash = ContentHash::from_bytes(*self.hasher.finalize().as_bytes());
         let limits = (MIN_STORED_BYTES, MAX_META_STORED_BYTES);
-        let stored_bytes = match vault.put_once(&meta_name(&hash), &stored, limits)? {
-            Put::Stored => stored.len() as u64,
-            Put::AlreadyThere { stored_bytes } => stored_bytes,
+        let mut object =
+            ObjectRef { hash, raw_bytes: self.raw_bytes, stored_bytes: stored.len() as u64 };
+        let there = match vault.put_once(&meta_name(&hash), &stored, limits) {
+            Ok(Put::Stored) => return Ok(object),
+            Ok(Put::AlreadyThere { stored_bytes }) => {
+                vault.verify_meta(&ObjectRef { stored_bytes, ..object }).map(|()| stored_bytes)
+            }
+            Err(error) => Err(error),
         };
-        Ok(ObjectRef { hash, raw_bytes: self.raw_bytes, stored_bytes })
+        match there {
+            Ok(stored_bytes) => object.stored_bytes = stored_bytes,
+            // A whole database hangs on it: what is damaged is not relied on, but replaced.
+            Err(error) if error.is_damage() => {
+                vault.data().put(&meta_name(&hash), &stored, PutMode::Overwrite)?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(object)
     }
 }
 
@@ -112,8 +126,8 @@ impl ContentsWriter {
 }
 
 impl Vault {
-    /// Stores a meta object. If one of this content is there already, it stays, and the reference
-    /// has that one's stored size.
+    /// Stores a meta object. If one of this content is there already and whole, it stays, and the
+    /// reference has that one's stored size; a damaged one is replaced.
     pub fn put_meta(&self, raw: &[u8]) -> Result<ObjectRef, VaultError> {
         let mut meta = MetaWriter::new("a meta object")?;
         meta.write(raw)?;
@@ -158,6 +172,11 @@ impl Vault {
                 each(serde_json::from_slice(&line)?);
             }
         })
+    }
+
+    fn verify_meta(&self, object: &ObjectRef) -> Result<(), VaultError> {
+        let stored = self.stored_meta(object)?;
+        read_frame(object, &stored, |reader| io::copy(reader, &mut io::sink()).map(|_| ()))
     }
 
     fn stored_meta(&self, object: &ObjectRef) -> Result<Vec<u8>, VaultError> {
