@@ -175,7 +175,7 @@ impl LastBackup {
                 for chunk in &entry.chunks {
                     named.insert(chunk.hash, *chunk);
                 }
-                if matches!(entry.cut, Cut::Pages(_)) {
+                if !matches!(entry.cut, Cut::Objects(_)) {
                     cuts.insert((entry.schema, entry.name), entry.cut);
                 }
             });

@@ -19,9 +19,6 @@ pub(crate) const SOFT_CHUNK_BYTES: usize = 16 << 20;
 /// A chunk ends here in the middle of a row, if it must.
 pub(crate) const HARD_CHUNK_BYTES: usize = 24 << 20;
 
-/// Where a table is read as a whole, its chunks are about this long.
-const CONTENT_CHUNK_BYTES: usize = 2 << 20;
-
 /// Chunks that the vault is known to hold, with their stored length: those of the last backup,
 /// and those of this run.
 #[derive(Debug, Default)]
@@ -129,34 +126,50 @@ impl<'a> Chunker<'a> {
     /// Takes the rows of one COPY.
     pub(crate) fn rows<'c>(
         &'c mut self,
-        by_content: bool,
+        chunk_bytes: u32,
+        slice_bytes: u64,
         journal: &'c Arc<ItemJournal>,
     ) -> RowCutter<'c, 'a> {
         // A COPY that broke off has left a part of its rows.
         self.raw.clear();
-        RowCutter { chunker: self, by_content, journal, row_start: 0, chunks: Vec::new(), rows: 0 }
+        let mean = (chunk_bytes as usize).clamp(64 << 10, SOFT_CHUNK_BYTES);
+        RowCutter {
+            chunker: self,
+            journal,
+            least_bytes: mean / 2,
+            chance: u64::MAX / (mean as u64 / 2),
+            row_start: 0,
+            chunks: Vec::new(),
+            rows: 0,
+            undone_bytes: slice_bytes,
+        }
     }
 }
 
 /// Appends rows to the current chunk and cuts it.
 ///
 /// Where it cuts depends on the bytes alone, never on how they came in, so that the same rows make
-/// the same chunks: at the first row end past 16 MiB, or at exactly 24 MiB within a row. A table
-/// that is read as a whole is cut at rows whose hash says so, so that an inserted row moves the
-/// cuts of its surroundings only.
+/// the same chunks: at a row whose hash says so, at the first row end past 16 MiB, or at exactly
+/// 24 MiB within a row.
 pub(crate) struct RowCutter<'c, 'a> {
     chunker: &'c mut Chunker<'a>,
-    by_content: bool,
     journal: &'c Arc<ItemJournal>,
+    /// No chunk is shorter, but for the last.
+    least_bytes: usize,
+    /// How likely a byte ends a chunk, of 2^64.
+    chance: u64,
     row_start: usize,
     chunks: Vec<ChunkRef>,
     rows: u64,
+    /// Bytes of the slice on disk that progress has not counted.
+    undone_bytes: u64,
 }
 
 impl RowCutter<'_, '_> {
     /// Cuts what is left, and gives rows and chunks.
     pub(crate) fn finish(mut self) -> Result<(u64, Vec<ChunkRef>), ChunkError> {
         self.cut(false)?;
+        self.chunker.tools.progress.done(self.undone_bytes);
         Ok((self.rows, self.chunks))
     }
 
@@ -166,6 +179,9 @@ impl RowCutter<'_, '_> {
             return Ok(());
         }
         let mut raw = std::mem::take(&mut self.chunker.raw);
+        let done = self.undone_bytes.min(raw.len() as u64);
+        self.undone_bytes -= done;
+        self.chunker.tools.progress.done(done);
         let stored = self.chunker.store(EntryKind::Table, continued, &raw, self.journal);
         raw.clear();
         self.chunker.raw = raw;
@@ -185,27 +201,33 @@ impl RowCutter<'_, '_> {
         Ok(())
     }
 
-    /// Whether the row that ends here ends a chunk of a table that is read as a whole. The chance
-    /// grows with the row's length, so that chunks have the same mean length for all tables.
+    /// Whether the row that ends here ends a chunk. The chance grows with the row's length, so
+    /// that chunks have the same mean length for all tables.
+    #[inline]
     fn row_ends_chunk(&self) -> bool {
-        let length = self.chunker.raw.len();
-        if length < CONTENT_CHUNK_BYTES / 2 {
-            return false;
-        }
         let row = &self.chunker.raw[self.row_start..];
-        let row_hash = fnv1a(&row[row.len().saturating_sub(256)..]);
-        let chance = u64::MAX / (CONTENT_CHUNK_BYTES as u64 / 2);
-        row_hash < chance.saturating_mul(row.len().max(1) as u64)
+        row_hash(row) < self.chance.saturating_mul(row.len().max(1) as u64)
     }
 }
 
-/// FNV-1a, finished with a multiplication so that the high bits depend on all bytes.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for &byte in bytes {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+/// A hash of a row's first 16 bytes (mostly a key), its last 8, and its length: enough to pick rows,
+/// and cheap for every row.
+#[inline]
+fn row_hash(row: &[u8]) -> u64 {
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    };
+    let first = word(&row[..row.len().min(8)]);
+    let second = row.get(8..row.len().min(16)).map_or(0, word);
+    let last = word(&row[row.len().saturating_sub(8)..]);
+    let mut hash = row.len() as u64;
+    for value in [first, second, last] {
+        hash = (hash ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^= hash >> 29;
     }
-    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    hash.wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 impl CopySink for RowCutter<'_, '_> {
@@ -221,11 +243,32 @@ impl CopySink for RowCutter<'_, '_> {
         if row_end {
             self.rows += 1;
             let length = self.chunker.raw.len();
-            if length >= SOFT_CHUNK_BYTES || (self.by_content && self.row_ends_chunk()) {
+            if length >= self.least_bytes && (length >= SOFT_CHUNK_BYTES || self.row_ends_chunk()) {
                 self.cut(false)?;
             }
             self.row_start = self.chunker.raw.len();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picked_rows_are_as_frequent_as_the_mean_length_says_for_short_and_long_rows() {
+        for width in [0_usize, 90, 1500] {
+            let mean = 1_u64 << 20;
+            let chance = u64::MAX / mean;
+            let rows = 400 * mean / (width as u64 + 10);
+            let picked = (0..rows)
+                .filter(|i| {
+                    let row = format!("{i}\t{}\n", "x".repeat(width));
+                    row_hash(row.as_bytes()) < chance.saturating_mul(row.len() as u64)
+                })
+                .count();
+            assert!((250..=600).contains(&picked), "width {width}: {picked} of about 400");
+        }
     }
 }

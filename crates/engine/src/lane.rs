@@ -257,8 +257,7 @@ fn do_item(
         }
         let result = match &entry.source {
             EntrySource::Table { .. } => {
-                let by_content = entry.cut == flexkeep_vault::contents::Cut::Content;
-                let mut rows = chunker.rows(by_content, &journal);
+                let mut rows = chunker.rows(entry.chunk_bytes(), entry.slice_bytes, &journal);
                 connection
                     .read_copy_out(&mut rows)
                     .and_then(|_| rows.finish().map_err(CopyError::Sink))
@@ -266,12 +265,12 @@ fn do_item(
             EntrySource::LargeObjects { oids } => {
                 sent = sent.max(index + 1);
                 let oids = objects_of_slice(entry, oids, step.slice);
+                work.tools.progress.done(entry.slice_bytes);
                 large_objects::read_slice(connection, chunker, oids, &journal)
             }
         };
         let (rows, chunks) = result.map_err(|error| slice_failed(work, entry, error))?;
         done.push(SliceDone { entry: step.part.entry, slice: step.slice, rows, chunks });
-        work.tools.progress.done(entry.slice_bytes);
         if step.slice + 1 == entry.slices {
             work.tools.progress.object_done();
         }

@@ -30,7 +30,7 @@ pub struct BackupOptions {
 
 /// The zstd level whose speed and size were measured best for COPY text
 /// (docs/performance.md).
-pub const DEFAULT_LEVEL: i32 = -3;
+pub const DEFAULT_LEVEL: i32 = -7;
 
 impl Default for BackupOptions {
     fn default() -> Self {

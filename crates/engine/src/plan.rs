@@ -1,12 +1,17 @@
 //! Cuts a database's data into slices, and slices into items of work.
 //!
-//! A slice is what one COPY reads: a range of pages, a whole small table, or some large objects.
-//! It begins and ends at a multiple of its entry's step, and the step is taken over from the last
-//! backup, so that a page that did not change lies in the same slice as last week and its slice
-//! makes the same chunk. An item is what a lane takes at once: neighbouring slices of one big
-//! table, or several small tables.
+//! A slice is what one COPY reads: a whole table, a range of its pages, or some large objects.
+//! Reading a whole table is cheapest for the server, and goes through a small ring of its buffers
+//! instead of pushing everything else out. So only tables that would keep one lane busy for longer
+//! than the others are read by ranges, and some of the smallest, which fill the gap at the end.
+//!
+//! Chunks end at rows that their content picks (and at the borders of ranges), so that a change
+//! moves the cuts of its surroundings only. The lengths of ranges and chunks are taken over from
+//! the last backup, so that what did not change makes the same chunks.
+//!
+//! An item is what a lane takes at once: one or more slices.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use flexkeep_pg_archive::{Entry, Toc, copy_statement};
 use flexkeep_vault::contents::{Cut, EntryKind};
@@ -15,16 +20,29 @@ use crate::error::BackupError;
 use crate::session;
 use crate::snapshot::{Leader, TableFacts};
 
-/// A table is cut into about this many slices: a change in one place then costs about half a
-/// percent of the table.
-const SLICES_PER_TABLE: u64 = 384;
+/// A table has about this many chunks: a change in one place then costs about one percent of
+/// the table.
+const CHUNKS_PER_TABLE: u64 = 192;
 
-/// The smallest slice that a table is cut into, bytes on disk: below, the cost of one object a
-/// slice outweighs.
-const SMALLEST_SLICE_BYTES: u64 = 512 << 10;
+/// The smallest mean length of chunks, bytes: below, the cost of one object a chunk outweighs.
+const SMALLEST_CHUNK_BYTES: u64 = 512 << 10;
 
-/// The largest slice, bytes on disk. COPY text is mostly about as long as the rows on disk.
-const LARGEST_SLICE_BYTES: u64 = 8 << 20;
+/// The largest mean length of chunks, bytes.
+const LARGEST_CHUNK_BYTES: u64 = 8 << 20;
+
+/// A larger table is never read as a whole where it can be read by ranges, bytes on disk: a COPY
+/// that breaks off is read again from its start.
+const LARGEST_WHOLE_BYTES: u64 = 1 << 30;
+
+/// Of the bytes of a database at least this part is read by ranges, so that lanes that began with
+/// whole tables end together.
+const RANGED_PART: u64 = 8;
+
+/// The smallest and largest range of pages, bytes on disk.
+const RANGE_BYTES: std::ops::RangeInclusive<u64> = (4 << 20)..=(128 << 20);
+
+/// A table up to this size is never worth a range, bytes on disk.
+const SMALL_TABLE_BYTES: u64 = 8 << 20;
 
 /// Large objects read by one COPY.
 const OBJECTS_PER_SLICE: u32 = 1000;
@@ -73,6 +91,14 @@ impl PlannedEntry {
         }
     }
 
+    /// Mean raw length of a table's chunks.
+    pub(crate) fn chunk_bytes(&self) -> u32 {
+        match self.cut {
+            Cut::Content { chunk_bytes } | Cut::Pages { chunk_bytes, .. } => chunk_bytes,
+            Cut::Objects(_) => 0,
+        }
+    }
+
     /// The COPY of one slice, for tables.
     pub(crate) fn copy_sql(&self, slice: u64) -> Vec<u8> {
         let EntrySource::Table { relation, columns, condition } = &self.source else {
@@ -97,12 +123,12 @@ impl PlannedEntry {
         sql.extend_from_slice(relation);
         sql.push(b' ');
         sql.extend_from_slice(condition);
-        if let (Cut::Pages(step), true) = (self.cut, self.slices > 1) {
-            let first = slice * u64::from(step);
+        if let (Cut::Pages { pages, .. }, true) = (self.cut, self.slices > 1) {
+            let first = slice * u64::from(pages);
             let mut range = format!(" WHERE ctid >= '({first},0)'::pg_catalog.tid");
             // The last slice is open: the table may have grown since it was measured.
             if slice + 1 < self.slices {
-                let end = first + u64::from(step);
+                let end = first + u64::from(pages);
                 range.push_str(&format!(" AND ctid < '({end},0)'::pg_catalog.tid"));
             }
             sql.extend_from_slice(range.as_bytes());
@@ -146,10 +172,11 @@ pub(crate) fn plan(
 ) -> Result<Plan, BackupError> {
     let version = leader.connection.server_version_num();
     let objects = LargeObjectIds::of(toc)?;
+    let ranging = Ranging::of(toc, leader, lanes, version);
     let mut entries = Vec::new();
     for entry in toc.entries().iter().filter(|entry| entry.had_dumper()) {
         match entry.desc() {
-            Some(b"TABLE DATA") => entries.push(plan_table(entry, leader, last, version)?),
+            Some(b"TABLE DATA") => entries.push(plan_table(entry, leader, last, &ranging)?),
             Some(b"BLOBS") => entries.push(plan_objects(entry, &objects)),
             other => {
                 return Err(BackupError::Internal(format!(
@@ -168,7 +195,7 @@ fn plan_table(
     entry: &Entry,
     leader: &Leader,
     last: &LastCuts,
-    version: u32,
+    ranging: &Ranging,
 ) -> Result<PlannedEntry, BackupError> {
     let name = session::lossy(entry.tag().unwrap_or_default());
     let oid = entry.oid();
@@ -181,9 +208,9 @@ fn plan_table(
         BackupError::Internal(format!("the COPY statement of table {name:?}: {error}"))
     })?;
     let columns = parsed.columns.join(&b", "[..]);
-    let rangeable = version >= 140_000 && table.is_heap && table.condition.is_empty();
     let key = (Some(table.schema.clone()), table.name.clone());
-    let (cut, slices, slice_bytes) = cut_table(table, rangeable, last.get(&key).copied());
+    let range_bytes = ranging.tables.contains(&oid).then_some(ranging.range_bytes);
+    let (cut, slices, slice_bytes) = cut_table(table, range_bytes, last.get(&key).copied());
     Ok(PlannedEntry {
         dump_id: entry.dump_id(),
         schema: Some(table.schema.clone()),
@@ -200,32 +227,95 @@ fn plan_table(
     })
 }
 
-/// The step, the number of slices, and the bytes of one.
-fn cut_table(table: &TableFacts, rangeable: bool, last: Option<Cut>) -> (Cut, u64, u64) {
-    if table.is_heap && table.pages == 0 {
-        // It was measured after the snapshot: a row that the snapshot sees would have its page.
-        return (last.unwrap_or(Cut::Content), 0, 0);
-    }
-    if !rangeable {
-        return (Cut::Content, 1, table.disk_bytes);
-    }
-    // TOAST can't be read by range, but the pages that point to it can: its bytes count as theirs.
-    let page_bytes = (table.disk_bytes / table.pages).max(1);
-    let target =
-        (table.disk_bytes / SLICES_PER_TABLE).clamp(SMALLEST_SLICE_BYTES, LARGEST_SLICE_BYTES);
-    let ideal = (target / page_bytes).clamp(1, u64::from(u32::MAX));
-    // A table grows slowly; its cuts stay until they are far from what would be cut today.
-    let kept = last_step(last).map(u64::from).filter(|&s| s >= ideal / 4 && s <= ideal * 4);
-    let step = kept.unwrap_or(ideal).max(1);
-    let slices = table.pages.div_ceil(step);
-    let step = u32::try_from(step).unwrap_or(u32::MAX);
-    (Cut::Pages(step), slices, (table.disk_bytes / slices).max(1))
+/// Which tables are read by ranges.
+struct Ranging {
+    tables: HashSet<u32>,
+    range_bytes: u64,
 }
 
-fn last_step(last: Option<Cut>) -> Option<u32> {
-    match last {
-        Some(Cut::Pages(step)) if step > 0 => Some(step),
+impl Ranging {
+    fn of(toc: &Toc, leader: &Leader, lanes: usize, version: u32) -> Self {
+        let tables: Vec<(u32, &TableFacts)> = toc
+            .entries()
+            .iter()
+            .filter(|entry| entry.desc() == Some(b"TABLE DATA"))
+            .filter_map(|entry| Some((entry.oid(), leader.tables.get(&entry.oid())?)))
+            .collect();
+        Self::choose(tables, lanes as u64, version)
+    }
+
+    fn choose(mut tables: Vec<(u32, &TableFacts)>, lanes: u64, version: u32) -> Self {
+        let total: u64 = tables.iter().map(|(_, table)| table.disk_bytes).sum();
+        let range_bytes =
+            (total / (lanes.max(1) * 32)).clamp(*RANGE_BYTES.start(), *RANGE_BYTES.end());
+        // A TID range scan exists since 14, and for heap only.
+        tables.retain(|(_, table)| {
+            version >= 140_000
+                && table.is_heap
+                && table.condition.is_empty()
+                && table.disk_bytes > SMALL_TABLE_BYTES
+        });
+        tables.sort_by_key(|(oid, table)| (table.disk_bytes, *oid));
+        let mut chosen = HashSet::new();
+        let mut chosen_bytes = 0;
+        if lanes > 1 {
+            let share = total / (lanes * 2);
+            for (oid, table) in tables.iter().filter(|(_, table)| table.disk_bytes > share) {
+                chosen.insert(*oid);
+                chosen_bytes += table.disk_bytes;
+            }
+            for (oid, table) in &tables {
+                if chosen_bytes >= total / RANGED_PART {
+                    break;
+                }
+                if chosen.insert(*oid) {
+                    chosen_bytes += table.disk_bytes;
+                }
+            }
+        }
+        for (oid, _) in tables.iter().filter(|(_, table)| table.disk_bytes > LARGEST_WHOLE_BYTES) {
+            chosen.insert(*oid);
+        }
+        Self { tables: chosen, range_bytes }
+    }
+}
+
+/// How to cut, the number of slices, and the bytes of one on disk.
+fn cut_table(table: &TableFacts, range_bytes: Option<u64>, last: Option<Cut>) -> (Cut, u64, u64) {
+    let chunk_bytes = near(
+        (table.disk_bytes / CHUNKS_PER_TABLE).clamp(SMALLEST_CHUNK_BYTES, LARGEST_CHUNK_BYTES),
+        match last {
+            Some(Cut::Content { chunk_bytes } | Cut::Pages { chunk_bytes, .. }) => {
+                Some(chunk_bytes)
+            }
+            _ => None,
+        },
+    );
+    if table.is_heap && table.pages == 0 {
+        // It was measured after the snapshot: a row that the snapshot sees would have its page.
+        return (Cut::Content { chunk_bytes }, 0, 0);
+    }
+    let Some(range_bytes) = range_bytes else {
+        return (Cut::Content { chunk_bytes }, 1, table.disk_bytes.max(1));
+    };
+    // TOAST can't be read by range, but the pages that point to it can: its bytes count as theirs.
+    let page_bytes = (table.disk_bytes / table.pages).max(1);
+    let last_pages = match last {
+        Some(Cut::Pages { pages, .. }) => Some(pages),
         _ => None,
+    };
+    let pages = near((range_bytes / page_bytes).max(1), last_pages);
+    let slices = table.pages.div_ceil(u64::from(pages));
+    (Cut::Pages { pages, chunk_bytes }, slices, (table.disk_bytes / slices).max(1))
+}
+
+/// The last backup's value as long as it is not far from what would be chosen today.
+fn near(ideal: u64, last: Option<u32>) -> u32 {
+    match last {
+        Some(last) if u64::from(last) >= ideal / 4 && u64::from(last) / 4 <= ideal && last > 0 => {
+            last
+        }
+        _ => u32::try_from(ideal).unwrap_or(u32::MAX),
     }
 }
 
@@ -292,12 +382,21 @@ impl LargeObjectIds {
     }
 }
 
-/// Biggest entries first, so that the last thing that runs is small.
+/// Whole tables first, the largest before all, then those in ranges, then the small ones: the last
+/// thing that runs is small.
 fn items(entries: &[PlannedEntry], lanes: usize, bytes: u64) -> VecDeque<Item> {
     let fair_share = bytes / (lanes.max(1) as u64 * 8);
     let limit = fair_share.clamp(1 << 20, LARGEST_ITEM_BYTES);
     let mut order: Vec<usize> = (0..entries.len()).collect();
-    order.sort_by_key(|&i| std::cmp::Reverse(entries[i].slices * entries[i].slice_bytes));
+    order.sort_by_key(|&i| {
+        let total = entries[i].slices * entries[i].slice_bytes;
+        let class = match entries[i].slices {
+            _ if total <= SMALL_TABLE_BYTES => 2,
+            1 => 0,
+            _ => 1,
+        };
+        (class, std::cmp::Reverse(total))
+    });
     let mut items = VecDeque::new();
     let mut open = OpenItem::default();
     for index in order {
@@ -361,7 +460,7 @@ mod tests {
             schema: None,
             name: "t".to_owned(),
             oid: 1,
-            cut: Cut::Pages(10),
+            cut: Cut::Pages { pages: 10, chunk_bytes: 1 << 20 },
             source: EntrySource::Table {
                 relation: b"public.t".to_vec(),
                 columns: b"a, b".to_vec(),
@@ -372,27 +471,46 @@ mod tests {
         }
     }
 
+    const RANGE: Option<u64> = Some(64 << 20);
+
     #[test]
     fn a_table_that_grew_a_little_keeps_its_cuts() {
-        let (first, ..) = cut_table(&table(100_000, 0), true, None);
-        let (second, ..) = cut_table(&table(130_000, 0), true, Some(first));
+        let (first, ..) = cut_table(&table(100_000, 0), RANGE, None);
+        let (second, ..) = cut_table(&table(130_000, 0), Some(100 << 20), Some(first));
         assert_eq!(first, second);
     }
 
     #[test]
     fn a_table_that_grew_a_hundredfold_is_cut_anew() {
-        let (first, ..) = cut_table(&table(1_000, 0), true, None);
-        let (second, ..) = cut_table(&table(10_000_000, 0), true, Some(first));
+        let (first, ..) = cut_table(&table(1_000, 0), Some(4 << 20), None);
+        let (second, ..) = cut_table(&table(10_000_000, 0), Some(128 << 20), Some(first));
         assert_ne!(first, second);
     }
 
     #[test]
-    fn toast_makes_slices_of_fewer_pages() {
-        let (plain, ..) = cut_table(&table(96, 0), true, None);
-        let (toasted, slices, _) = cut_table(&table(96, 477 << 20), true, None);
-        assert_eq!(plain, Cut::Pages(64));
-        assert_eq!(toasted, Cut::Pages(1));
+    fn a_table_that_is_read_by_ranges_from_now_on_keeps_the_length_of_its_chunks() {
+        let (whole, ..) = cut_table(&table(100_000, 0), None, None);
+        let (ranged, ..) = cut_table(&table(140_000, 0), RANGE, Some(whole));
+        let Cut::Content { chunk_bytes } = whole else { panic!("{whole:?}") };
+        assert!(matches!(ranged, Cut::Pages { chunk_bytes: b, .. } if b == chunk_bytes));
+    }
+
+    #[test]
+    fn toast_makes_ranges_of_fewer_pages() {
+        let (cut, slices, _) = cut_table(&table(96, 477 << 20), Some(4 << 20), None);
+        assert!(matches!(cut, Cut::Pages { pages: 1, .. }), "{cut:?}");
         assert_eq!(slices, 96);
+    }
+
+    #[test]
+    fn one_big_table_is_read_by_ranges_and_equal_ones_mostly_whole() {
+        let big = table(500_000, 0);
+        let chosen = Ranging::choose(vec![(1, &big)], 2, 180_000);
+        assert!(chosen.tables.contains(&1));
+        assert!(Ranging::choose(vec![(1, &big)], 2, 130_000).tables.is_empty());
+        let equal = table(50_000, 0);
+        let tables = (1..=4).map(|oid| (oid, &equal)).collect();
+        assert_eq!(Ranging::choose(tables, 2, 180_000).tables.len(), 1);
     }
 
     #[test]

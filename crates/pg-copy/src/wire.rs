@@ -1,6 +1,7 @@
 //! The server's messages, read from one buffer.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::backend::Message;
@@ -29,6 +30,8 @@ pub(crate) struct Wire {
     pub(crate) parameters: BTreeMap<String, String>,
     pub(crate) notices: Notices,
     pub(crate) longest_row: usize,
+    /// How long a reader of COPY data waits for some of it to gather.
+    pub(crate) pause: Duration,
     authenticated: bool,
 }
 
@@ -42,6 +45,7 @@ impl Wire {
             parameters: BTreeMap::new(),
             notices: Notices::default(),
             longest_row,
+            pause: Duration::ZERO,
             authenticated: false,
         }
     }

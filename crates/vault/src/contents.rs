@@ -41,10 +41,18 @@ pub enum EntryKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cut {
-    /// A new chunk begins at each multiple of this many heap pages (and wherever a chunk is full).
-    Pages(u32),
-    /// Read as a whole; a chunk ends at a row whose content says so.
-    Content,
+    /// Read as a whole. A chunk ends at a row whose content says so.
+    Content {
+        /// Mean raw length of a chunk, bytes.
+        chunk_bytes: u32,
+    },
+    /// Read by ranges of pages: a chunk also ends at each multiple of `pages`.
+    Pages {
+        /// Heap pages of a range.
+        pages: u32,
+        /// Mean raw length of a chunk, bytes.
+        chunk_bytes: u32,
+    },
     /// Large objects: a new chunk begins at each multiple of this many oids of the entry.
     Objects(u32),
 }

@@ -66,7 +66,7 @@ pub enum PutMode {
 /// # Contract
 /// - A put is atomic: a reader sees all of it or nothing, also after a crash of this process or
 ///   of the machine, and of several concurrent creates of one name exactly one succeeds.
-/// - A put is durable when it returns.
+/// - A put is durable when it returns; see [`Store::create_unsynced`] for the exception.
 /// - A get that follows a put sees it (read-after-write), and so does a list.
 /// - Every call ends in bounded time. A store retries what may pass inside itself (one layer
 ///   only), so what it returns is final for this call; [`StoreError::is_transient`] says whether
@@ -96,6 +96,14 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Removes an object; removing what is not there succeeds.
     fn delete(&self, name: ObjectName<'_>) -> Result<(), StoreError>;
+
+    /// As [`Store::put`] with [`PutMode::Create`], but durable only after [`Store::sync`]: after a
+    /// crash of the machine the name may be there with other bytes. For content-addressed objects,
+    /// which are verified before they are relied on, and of which there are too many to wait for
+    /// the disk each time.
+    fn create_unsynced(&self, name: ObjectName<'_>, body: &[u8]) -> Result<Etag, StoreError> {
+        self.put(name, body, PutMode::Create)
+    }
 
     /// Makes durable whatever this store has shown so far, also what another process has put and
     /// may not have made durable yet. Called before a manifest is written.

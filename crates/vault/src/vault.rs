@@ -64,7 +64,7 @@ pub use runs::{MAX_RUN_OBJECT_BYTES, RunRecord, RunState};
 use crate::chunk::{ChunkDecoder, MAX_CHUNK_STORED_BYTES, MIN_CHUNK_STORED_BYTES, chunk_name};
 use crate::contents::{ChunkRef, EntryKind};
 use crate::hash::ContentHash;
-use crate::store::{FolderStore, PutMode, SharedStore, Store, StoreErrorKind};
+use crate::store::{Etag, FolderStore, PutMode, SharedStore, Store, StoreError, StoreErrorKind};
 
 /// The vault format that this version writes; it reads this and all older ones.
 pub const VAULT_FORMAT: u32 = 1;
@@ -245,7 +245,8 @@ impl Vault {
 
     /// Stores a chunk's object; `hash` is that of the raw content that it was made from.
     pub fn put_chunk(&self, hash: &ContentHash, object: &[u8]) -> Result<Put, VaultError> {
-        self.put_once(&chunk_name(hash), object, CHUNK_SIZES)
+        let create = |store: &dyn Store, name: &str, body: &[u8]| store.create_unsynced(name, body);
+        self.put_once(&chunk_name(hash), object, CHUNK_SIZES, create)
     }
 
     /// Reads a chunk into `buffer` and verifies it: the hash of its raw content and that length
@@ -274,11 +275,17 @@ impl Vault {
     }
 
     /// Creates an object whose name follows from its content.
-    fn put_once(&self, name: &str, body: &[u8], sizes: (u64, u64)) -> Result<Put, VaultError> {
+    fn put_once(
+        &self,
+        name: &str,
+        body: &[u8],
+        sizes: (u64, u64),
+        create: impl Fn(&dyn Store, &str, &[u8]) -> Result<Etag, StoreError>,
+    ) -> Result<Put, VaultError> {
         check_size(name, body.len() as u64, sizes)?;
         let mut tries = 0;
         loop {
-            match self.data.put(name, body, PutMode::Create) {
+            match create(&*self.data, name, body) {
                 Ok(_) => return Ok(Put::Stored),
                 Err(error) if error.kind == StoreErrorKind::AlreadyExists => {
                     if let Some(meta) = self.data.head(name)? {

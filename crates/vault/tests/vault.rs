@@ -179,7 +179,7 @@ fn contents_are_one_entry_a_line() {
         name: "line\nbreak \"quoted\"".to_owned(),
         oid: 1,
         rows: 2,
-        cut: Cut::Pages(64),
+        cut: Cut::Pages { pages: 64, chunk_bytes: 1 << 20 },
         chunks: (0..chunks)
             .map(|i| ChunkRef {
                 hash: ContentHash::of(&i.to_le_bytes()),

@@ -42,7 +42,7 @@ pub(crate) fn seal(vault: &Vault, server: &str, started: &str, losses: Vec<Loss>
         name: "orders".to_owned(),
         oid: 16_384,
         rows: 0,
-        cut: Cut::Content,
+        cut: Cut::Content { chunk_bytes: 1 << 20 },
         chunks: Vec::new(),
     };
     contents.push(&entry).unwrap();

@@ -136,10 +136,10 @@ impl Readme<'_> {
         line(out, "  --no-privileges   no GRANT and REVOKE");
         line(out, "  --no-tablespaces  everything in the default tablespace");
         line(out, "");
-        line(out, "Leave --jobs out where a partitioned table has triggers: with it pg_restore may");
-        line(out, "make them while rows are still loaded, and they fire, without an error. Also");
-        line(out, "where an extension's tables refer to each other: their rows may come in the");
-        line(out, "wrong order. Both are so for every archive of pg_dump.");
+        line(out, "Leave --jobs out where a partitioned table has triggers: with it, pg_restore");
+        line(out, "may make them while rows are still loaded, and they fire, without an error.");
+        line(out, "Also where an extension's tables refer to each other: their rows may come in");
+        line(out, "the wrong order. Both are so for every archive of pg_dump.");
         self.platform_extensions(out);
     }
 

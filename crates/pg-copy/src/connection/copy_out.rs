@@ -11,15 +11,16 @@ use crate::wire::{HEADER, Wire};
 /// A row longer than this is handed over in parts rather than moved to the buffer's start.
 const WHOLE_ROW: usize = 64 * 1024;
 
-/// After a read that brought less than this, the next one waits a little.
-const LITTLE: usize = 64 * 1024;
-
 /// So much of an answer is read at once as it comes; a short answer shall not wait.
 const EAGER: usize = 256 * 1024;
 
-/// How long it waits: long enough for the server to write several of its 8 KiB messages, too short
-/// to fill the socket's buffer (200 KiB at 1 GB/s take 0.2 ms) and make the server wait.
-const PAUSE: Duration = Duration::from_micros(100);
+/// How much a read should bring: a good part of the 200 KiB that a Unix socket holds, but not so
+/// much that the server has to wait for room.
+const WANTED: std::ops::RangeInclusive<usize> = 96 * 1024..=160 * 1024;
+
+/// The longest wait before a read, and the steps in which it grows.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_STEP: Duration = Duration::from_micros(50);
 
 const DURING: &str = "reading COPY data";
 
@@ -46,8 +47,6 @@ struct Progress {
     done: bool,
     rows: u64,
     bytes: usize,
-    /// The last read brought little.
-    little: bool,
 }
 
 impl Connection {
@@ -159,15 +158,20 @@ impl Connection {
 
 /// Reads more. A reader that is faster than the server would be woken for each 8 KiB message that
 /// the server writes, and the two would spend much of their time switching to each other; so it
-/// lets some messages gather.
+/// lets some messages gather. How long that takes follows from what the last reads brought.
 fn fill(wire: &mut Wire, progress: &mut Progress) -> Result<(), Error> {
-    if progress.little && progress.bytes > EAGER {
-        std::thread::sleep(PAUSE);
+    let gather = progress.bytes > EAGER;
+    if gather && !wire.pause.is_zero() {
+        std::thread::sleep(wire.pause);
     }
     let had = wire.available();
     wire.fill(DURING)?;
     let came = wire.available() - had;
     progress.bytes += came;
-    progress.little = came < LITTLE;
+    if gather && came < *WANTED.start() {
+        wire.pause = (wire.pause + PAUSE_STEP).min(LONGEST_PAUSE);
+    } else if came > *WANTED.end() {
+        wire.pause /= 2;
+    }
     Ok(())
 }

@@ -9,7 +9,9 @@
 //! links it, so that a killed process leaves nothing and a reader never sees half. Where the file
 //! system cannot do that, and for replacing, the file is written under a name of its own in
 //! `.tmp/`, made durable, and linked or renamed; what a dead process leaves there is swept by
-//! the next one that opens the store (a live writer holds a lock on its file).
+//! the next one that opens the store (a live writer holds a lock on its file). An unsynced create
+//! does the same without waiting for the disk: whole after a crash of the process, but only after
+//! [`Store::sync`] after one of the machine.
 //!
 //! # Concurrency
 //! Link fails if the name is taken: of several creates one wins, between threads and processes.
@@ -48,6 +50,15 @@ const FOLDER_MODE: Mode = Mode::RWXU;
 
 /// How often a create is tried again when the folder is removed under its hands.
 const FOLDER_RETRIES: usize = 20;
+
+/// When an object that is created becomes durable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    /// Before the create returns.
+    Now,
+    /// At the next [`Store::sync`].
+    Later,
+}
 
 /// A folder.
 #[derive(Debug)]
@@ -279,7 +290,7 @@ impl Store for FolderStore {
             return Err(self.error(operation, name, StoreErrorKind::BadName, None));
         }
         let result = match &mode {
-            PutMode::Create => self.create_object(name, body).map(Some),
+            PutMode::Create => self.create_object(name, body, Durable::Now).map(Some),
             PutMode::Overwrite => self.replace_object(name, body, None),
             PutMode::Update(etag) => self.replace_object(name, body, Some(etag)),
         };
@@ -288,6 +299,15 @@ impl Store for FolderStore {
             Ok(None) => Err(self.error(operation, name, StoreErrorKind::Changed, None)),
             Err(error) => Err(self.failure(operation, name, error)),
         }
+    }
+
+    fn create_unsynced(&self, name: ObjectName<'_>, body: &[u8]) -> Result<Etag, StoreError> {
+        let operation = PutMode::Create.operation();
+        if !is_valid_name(name) {
+            return Err(self.error(operation, name, StoreErrorKind::BadName, None));
+        }
+        let result = self.create_object(name, body, Durable::Later);
+        result.map_err(|error| self.failure(operation, name, error))
     }
 
     fn get(&self, name: ObjectName<'_>, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {

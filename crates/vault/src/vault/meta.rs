@@ -8,7 +8,7 @@ use super::{Put, Vault, VaultError};
 use crate::contents::Entry;
 use crate::hash::ContentHash;
 use crate::manifest::ObjectRef;
-use crate::store::PutMode;
+use crate::store::{PutMode, Store};
 
 /// The most that a meta object can have as stored, bytes. It is what one contents list takes of
 /// memory.
@@ -63,9 +63,11 @@ impl MetaWriter {
         check_stored(what, stored.len() as u64)?;
         let hash = ContentHash::from_bytes(*self.hasher.finalize().as_bytes());
         let limits = (MIN_STORED_BYTES, MAX_META_STORED_BYTES);
+        let create =
+            |store: &dyn Store, name: &str, body: &[u8]| store.put(name, body, PutMode::Create);
         let mut object =
             ObjectRef { hash, raw_bytes: self.raw_bytes, stored_bytes: stored.len() as u64 };
-        let there = match vault.put_once(&meta_name(&hash), &stored, limits) {
+        let there = match vault.put_once(&meta_name(&hash), &stored, limits, create) {
             Ok(Put::Stored) => return Ok(object),
             Ok(Put::AlreadyThere { stored_bytes }) => {
                 vault.verify_meta(&ObjectRef { stored_bytes, ..object }).map(|()| stored_bytes)

@@ -132,7 +132,7 @@ pub(crate) fn backup(vault: &Vault, server: &str, time: &str) -> Result<Manifest
         Some("public"),
         "pretend",
         400,
-        Cut::Pages(64),
+        Cut::Pages { pages: 64, chunk_bytes: 1 << 20 },
         table,
     ))?;
     contents.push(&entry(
@@ -141,7 +141,7 @@ pub(crate) fn backup(vault: &Vault, server: &str, time: &str) -> Result<Manifest
         Some("public"),
         "empty",
         0,
-        Cut::Content,
+        Cut::Content { chunk_bytes: 1 << 20 },
         Vec::new(),
     ))?;
     let cut = Cut::Objects(1000);

@@ -13,7 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::super::Etag;
-use super::{FolderStore, TMP, etag};
+use super::{Durable, FolderStore, TMP, etag};
 
 /// Only the user that the store runs as may read it.
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -51,18 +51,24 @@ impl Drop for Temporary {
 }
 
 impl FolderStore {
-    pub(super) fn create_object(&self, name: &str, body: &[u8]) -> io::Result<Etag> {
+    pub(super) fn create_object(
+        &self,
+        name: &str,
+        body: &[u8],
+        durable: Durable,
+    ) -> io::Result<Etag> {
         let result = self.with_folder(name, || {
             if !self.no_unnamed.load(Ordering::Relaxed) {
-                if let Some(etag) = self.create_unnamed(name, body)? {
+                if let Some(etag) = self.create_unnamed(name, body, durable)? {
                     return Ok(etag);
                 }
                 self.no_unnamed.store(true, Ordering::Relaxed);
             }
-            self.create_named(name, body)
+            self.create_named(name, body, durable)
         });
         if let Err(error) = &result
             && error.kind() == io::ErrorKind::AlreadyExists
+            && durable == Durable::Now
         {
             // Whoever made it may not have made its name durable yet.
             self.sync_parent(name)?;
@@ -71,7 +77,12 @@ impl FolderStore {
     }
 
     /// `None` when the file system cannot do it.
-    fn create_unnamed(&self, name: &str, body: &[u8]) -> io::Result<Option<Etag>> {
+    fn create_unnamed(
+        &self,
+        name: &str,
+        body: &[u8],
+        durable: Durable,
+    ) -> io::Result<Option<Etag>> {
         let path = self.path(name);
         if path.symlink_metadata().is_ok() {
             // Not needed for correctness: saves writing 32 MiB for nothing.
@@ -84,7 +95,7 @@ impl FolderStore {
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let stat = fill(&mut file, body, None)?;
+        let stat = fill(&mut file, body, None, durable)?;
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
         match rustix::fs::linkat(CWD, &link, CWD, &path, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => {}
@@ -93,17 +104,19 @@ impl FolderStore {
             Err(Errno::NOENT) if !Path::new("/proc/self/fd").exists() => return Ok(None),
             Err(error) => return Err(error.into()),
         }
-        self.sync_parent(name)?;
+        if durable == Durable::Now {
+            self.sync_parent(name)?;
+        }
         Ok(Some(etag(&stat)))
     }
 
-    fn create_named(&self, name: &str, body: &[u8]) -> io::Result<Etag> {
+    fn create_named(&self, name: &str, body: &[u8], durable: Durable) -> io::Result<Etag> {
         let path = self.path(name);
         if path.symlink_metadata().is_ok() {
             return Err(Errno::EXIST.into());
         }
         let mut temporary = self.temporary()?;
-        let stat = fill(&mut temporary.file, body, None)?;
+        let stat = fill(&mut temporary.file, body, None, durable)?;
         let from = temporary.path.clone();
         match rustix::fs::renameat_with(CWD, &from, CWD, &path, RenameFlags::NOREPLACE) {
             Ok(()) => temporary.renamed = true,
@@ -112,7 +125,9 @@ impl FolderStore {
             }
             Err(error) => return Err(error.into()),
         }
-        self.sync_parent(name)?;
+        if durable == Durable::Now {
+            self.sync_parent(name)?;
+        }
         Ok(etag(&stat))
     }
 
@@ -132,7 +147,7 @@ impl FolderStore {
         }
         let new = self.with_folder(name, || {
             let mut temporary = self.temporary()?;
-            let stat = fill(&mut temporary.file, body, before.as_ref())?;
+            let stat = fill(&mut temporary.file, body, before.as_ref(), Durable::Now)?;
             std::fs::rename(&temporary.path, self.path(name))?;
             temporary.renamed = true;
             Ok(etag(&stat))
@@ -222,8 +237,8 @@ impl FolderStore {
     }
 }
 
-/// Writes the body, sets the time that the etag needs, and makes both durable.
-fn fill(file: &mut File, body: &[u8], before: Option<&Stat>) -> io::Result<Stat> {
+/// Writes the body, sets the time that the etag needs, and makes both durable if asked.
+fn fill(file: &mut File, body: &[u8], before: Option<&Stat>, durable: Durable) -> io::Result<Stat> {
     file.write_all(body)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut time = (now.as_secs() as i64, now.as_nanos().rem_euclid(1_000_000_000) as i64);
@@ -234,6 +249,8 @@ fn fill(file: &mut File, body: &[u8], before: Option<&Stat>) -> io::Result<Stat>
     }
     let time = Timespec { tv_sec: time.0, tv_nsec: time.1 };
     rustix::fs::futimens(&*file, &Timestamps { last_access: time, last_modification: time })?;
-    file.sync_all()?;
+    if durable == Durable::Now {
+        file.sync_all()?;
+    }
     Ok(rustix::fs::fstat(&*file)?)
 }
