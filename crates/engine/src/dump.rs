@@ -15,6 +15,7 @@ use crate::error::BackupError;
 use crate::journal::{JournalPlace, SliceDone};
 use crate::lane::{self, Work};
 use crate::large_objects::Unreadable;
+use crate::order;
 use crate::outline;
 use crate::plan::{self, EntrySource, LastCuts, Plan, PlannedEntry};
 use crate::session;
@@ -27,7 +28,8 @@ pub(crate) struct Prepared {
     pub(crate) attempt: u32,
     leader: Leader,
     encoding: String,
-    toc: Toc,
+    /// As it is stored.
+    toc: Vec<u8>,
     plan: Plan,
     extensions: Vec<Extension>,
     losses: Vec<Loss>,
@@ -62,6 +64,7 @@ pub(crate) fn prepare(
     leave_out(&mut plan, &unreadable);
     let losses = source::database_losses(&mut leader.connection, name, run.facts, &unreadable.0)?;
     let extensions = source::extensions(&mut leader.connection, name)?;
+    let references = order::extension_references(&mut leader.connection, name)?;
     let notes =
         outline.warnings.into_iter().map(|line| format!("database {name:?}: {line}")).collect();
     Ok(Prepared {
@@ -69,7 +72,7 @@ pub(crate) fn prepare(
         attempt,
         leader,
         encoding,
-        toc: outline.toc,
+        toc: stored_toc(outline.toc, &references)?,
         plan,
         extensions,
         losses,
@@ -146,7 +149,7 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
     let (contents, mut totals) = write_contents(run, &plan.entries, done, &uploaded.lengths)?;
     totals.new_chunks = uploaded.new_chunks;
     totals.new_stored_bytes = uploaded.new_bytes;
-    let toc = run.tools.vault.put_meta(&stored_toc(toc)?)?;
+    let toc = run.tools.vault.put_meta(&toc)?;
     let summary = DatabaseSummary {
         name: database.name,
         oid: database.oid,
@@ -284,13 +287,14 @@ fn entry_totals(entry: &contents::Entry) -> Totals {
 }
 
 /// The table of contents as the beginning of an archive of zstd frames.
-fn stored_toc(toc: Toc) -> Result<Vec<u8>, BackupError> {
+fn stored_toc(toc: Toc, references: &[order::Reference]) -> Result<Vec<u8>, BackupError> {
     let failed = |error: &dyn std::fmt::Display| {
         BackupError::Internal(format!("pg_dump's table of contents: {error}"))
     };
     let version = toc.header().version.max(Version::V1_15);
     let toc = toc.to_version(version).map_err(|error| failed(&error))?;
     let toc = toc.with_compression(Compression::Zstd).map_err(|error| failed(&error))?;
+    let toc = order::complete(toc, references).map_err(|error| failed(&error))?;
     Ok(toc.encode())
 }
 

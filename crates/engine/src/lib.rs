@@ -16,6 +16,7 @@ mod journal;
 mod lane;
 mod large_objects;
 mod options;
+mod order;
 mod outline;
 mod plan;
 mod progress;

@@ -80,8 +80,8 @@ pub struct DatabaseSummary {
     pub snapshot_time: Timestamp,
     /// Attempts (snapshots) that it took; more than one means that earlier ones were given up.
     pub attempts: u32,
-    /// pg_dump's head and table of contents, format 1.15 or 1.16, compression zstd, offsets not
-    /// set; the beginning of an archive, byte for byte.
+    /// pg_dump's head and table of contents with completed dependencies, format 1.15 or 1.16,
+    /// compression zstd, offsets not set: the beginning of an archive.
     pub toc: ObjectRef,
     /// The list of [`crate::contents::Entry`], one JSON document a line.
     pub contents: ObjectRef,

@@ -123,17 +123,12 @@ impl Vaulted {
     }
 }
 
-/// Rows of an extension's table that refer to rows of another one, by a constraint that
-/// `CREATE EXTENSION` makes before any row is there. Archives have no dependency between the two,
-/// so parallel jobs of pg_restore may load them at the same time, and the stock pg_dump's archives
-/// have the same gap. They are loaded after the others.
-const AFTER_ALL_OTHERS: &str = "TABLE DATA flexkeep_test conversions ";
-
-/// Restores section after section with parallel jobs, and without the entries that hold one of
-/// these words. `create` is `["--create"]`, or nothing where the database exists.
+/// Restores with parallel jobs in one go, without the entries that hold one of these words.
+/// `create` is `["--create"]`, or nothing where the database exists.
 ///
-/// With jobs but without sections, pg_restore makes a trigger of a partitioned table while rows
-/// are still loaded into its partitions, and the trigger sees them: stock archives know no better.
+/// Two things can only be right because flexkeep completes the dependencies of the archive: the
+/// trigger of a partitioned table waits for the rows of its partitions, and rows of an extension's
+/// table for those that they refer to.
 #[track_caller]
 pub(crate) fn restore_in_parallel(
     server: &Server,
@@ -144,25 +139,13 @@ pub(crate) fn restore_in_parallel(
 ) {
     let version = server.version();
     let list = stock("pg_restore", version, &["-l", "--create"], archive);
-    let is_last = |line: &&str| line.contains(AFTER_ALL_OTHERS);
-    let is_first =
-        |line: &&str| !is_last(line) && !left_out.iter().any(|words| line.contains(words));
-    let first: Vec<&str> = list.lines().filter(is_first).collect();
-    let last: Vec<&str> = list.lines().filter(is_last).collect();
-    let (first_list, last_list) = (archive.with_extension("first"), archive.with_extension("last"));
-    fs::write(&first_list, first.join("\n")).expect("our own folder");
-    fs::write(&last_list, last.join("\n")).expect("our own folder");
-    let first_list = first_list.to_str().expect("a plain path");
-
+    let kept: Vec<&str> =
+        list.lines().filter(|line| !left_out.iter().any(|words| line.contains(words))).collect();
+    let list = archive.with_extension("list");
+    fs::write(&list, kept.join("\n")).expect("our own folder");
     let target = if create.is_empty() { database } else { "postgres" };
-    let options = [&["--section=pre-data", "-L", first_list], create].concat();
+    let options = [&["-j", "4", "-L", list.to_str().expect("a plain path")], create].concat();
     restore_archive(server, target, version, archive, &options);
-    let options = ["--section=data", "-j", "4", "-L", first_list];
-    restore_archive(server, database, version, archive, &options);
-    let options = ["-L", last_list.to_str().expect("a plain path")];
-    restore_archive(server, database, version, archive, &options);
-    let options = ["--section=post-data", "-j", "4", "-L", first_list];
-    restore_archive(server, database, version, archive, &options);
 }
 
 /// Asserts that a database and its properties are the same in the copy of a server.

@@ -135,11 +135,6 @@ impl Readme<'_> {
         line(out, "  --no-owner        objects belong to the role that restores");
         line(out, "  --no-privileges   no GRANT and REVOKE");
         line(out, "  --no-tablespaces  everything in the default tablespace");
-        line(out, "");
-        line(out, "Leave --jobs out where a partitioned table has triggers: with it, pg_restore");
-        line(out, "may make them while rows are still loaded, and they fire, without an error.");
-        line(out, "Also where an extension's tables refer to each other: their rows may come in");
-        line(out, "the wrong order. Both are so for every archive of pg_dump.");
         self.platform_extensions(out);
     }
 
