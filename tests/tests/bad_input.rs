@@ -38,7 +38,7 @@ fn small_server(version: Version) -> Server {
 
 /// A table that is read by several COPY commands.
 const BIG: &str = "CREATE TABLE big AS SELECT i, md5(i::text) || md5((i * 7)::text) AS filler \
-                   FROM generate_series(1, 60000) i; CREATE INDEX big_index ON big (i)";
+                   FROM generate_series(1, 150000) i; CREATE INDEX big_index ON big (i)";
 
 /// Makes whoever reads the table [`BIG`] wait, by a lock on its index, until [`release`].
 #[track_caller]

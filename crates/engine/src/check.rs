@@ -127,14 +127,14 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// Bytes for people.
 fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = "bytes";
     for larger in UNITS {
-        if value < 1024.0 {
+        if value < 1000.0 {
             break;
         }
-        (value, unit) = (value / 1024.0, larger);
+        (value, unit) = (value / 1000.0, larger);
     }
     if unit == "bytes" { format!("{bytes} bytes") } else { format!("{value:.1} {unit}") }
 }
@@ -155,9 +155,9 @@ mod tests {
 
     #[test]
     fn sizes_are_told_in_the_unit_that_fits() {
-        assert_eq!(size(1023), "1023 bytes");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(5 << 40), "5.0 TiB");
+        assert_eq!(size(999), "999 bytes");
+        assert_eq!(size(1_500), "1.5 kB");
+        assert_eq!(size(5_000_000_000_000), "5.0 TB");
     }
 
     #[test]

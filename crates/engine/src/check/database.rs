@@ -21,7 +21,8 @@ pub(super) fn look(
     let mut seen = DatabaseSeen::default();
     match try_look(target, connect, name, facts, &subject, &mut seen, report) {
         Ok(true) => {
-            let what = format!("{} tables, {}; all can be read", seen.tables, size(seen.bytes));
+            let tables = if seen.tables == 1 { "table" } else { "tables" };
+            let what = format!("{} {tables}, {}; all can be read", seen.tables, size(seen.bytes));
             report.add(Severity::Ok, &subject, what);
         }
         Ok(false) => {}

@@ -19,7 +19,7 @@ pub enum VaultError {
     },
     /// There is a place, but no vault in it.
     #[error(
-        "there is no vault in {place} (no format.json); check the path, or make one with `create`"
+        "there is no vault in {place} (no format.json); check the path, or let the first backup make it"
     )]
     NotAVault {
         /// The place.
