@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use crate::chunker::{ChunkTools, KnownChunks};
 use crate::dump::{self, Dumped, Prepared};
-use crate::error::BackupError;
+use crate::error::{BackupError, chain};
 use crate::globals;
 use crate::options::BackupOptions;
 use crate::plan::LastCuts;
@@ -378,18 +378,6 @@ fn dump_with_attempts(
         let empty = LastCuts::new();
         prepared = dump::prepare(run, database, attempt, last.unwrap_or(&empty));
     }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn seal(run: &Run<'_>, started: Timestamp, parts: Parts) -> Result<Manifest, BackupError> {

@@ -9,7 +9,7 @@ use flexkeep_pg_copy as pg;
 use flexkeep_vault::Place;
 use serde::Serialize;
 
-use crate::error::ToolError;
+use crate::error::{ToolError, chain, some};
 use crate::options::BackupOptions;
 use crate::tools::ClientTools;
 
@@ -113,18 +113,6 @@ fn look_for_tools(options: &BackupOptions, server_major: Option<u32>, report: &m
     }
 }
 
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// Bytes for people.
 fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
@@ -137,16 +125,6 @@ fn size(bytes: u64) -> String {
         (value, unit) = (value / 1000.0, larger);
     }
     if unit == "bytes" { format!("{bytes} bytes") } else { format!("{value:.1} {unit}") }
-}
-
-/// Some names of a list.
-fn some(names: &[String]) -> String {
-    const SHOWN: usize = 10;
-    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        text.push_str(&format!(" and {} more", names.len() - SHOWN));
-    }
-    text
 }
 
 #[cfg(test)]
