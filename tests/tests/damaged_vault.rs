@@ -225,8 +225,9 @@ fn damage_to_lists_and_manifests_is_found_and_named() {
         let export = run(vault.export("src/latest", &to).arg("--overwrite"), LIMIT);
         assert_eq!(export.code(), Some(0), "{what}: {}", export.errors());
 
+        let of_first = |file: &std::path::PathBuf| file.ends_with(format!("{backup}.json"));
         let manifests = vault.files("backups");
-        let manifest = &manifests[0];
+        let manifest = manifests.iter().find(|file| of_first(file)).expect("the first manifest");
         harm(manifest);
         let out = run(&mut vault.export(&backup, &vault.beside("to2")), LIMIT);
         if what == "remove" {
