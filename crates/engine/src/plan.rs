@@ -20,9 +20,9 @@ use crate::error::BackupError;
 use crate::session;
 use crate::snapshot::{Leader, TableFacts};
 
-/// A table has about this many chunks: a change in one place then costs about one percent of
+/// A table has about this many chunks: a change in one place then costs about half a percent of
 /// the table.
-const CHUNKS_PER_TABLE: u64 = 192;
+const CHUNKS_PER_TABLE: u64 = 384;
 
 /// The smallest mean length of chunks, bytes: below, the cost of one object a chunk outweighs.
 const SMALLEST_CHUNK_BYTES: u64 = 512 << 10;
