@@ -37,7 +37,9 @@ fn names(store: &SharedStore, prefix: &str) -> Vec<String> {
 }
 
 fn create(store: &SharedStore, name: &str, body: &[u8]) -> Etag {
-    store.put(name, body, PutMode::Create).unwrap_or_else(|error| panic!("create {name}: {error}"))
+    store
+        .put(name, body, PutMode::Create)
+        .unwrap_or_else(|error| panic!("create {name}: {error:?}"))
 }
 
 fn puts_and_gets(store: SharedStore) {

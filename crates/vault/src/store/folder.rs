@@ -15,7 +15,9 @@
 //!
 //! # Concurrency
 //! Link fails if the name is taken: of several creates one wins, between threads and processes.
-//! Replacing, updating and deleting a name hold a file lock for it.
+//! Replacing, updating and deleting a name hold a file lock for it. A delete takes the folders that
+//! it empties with it, under a lock of their own; a put that finds its folder gone tries again
+//! under that lock, so that no number of deletes can keep it from ending.
 //!
 //! # Etag
 //! Inode, size and modification time in nanoseconds. Every put makes a new inode, and sets its
@@ -48,8 +50,9 @@ const TMP: &str = ".tmp";
 /// Only the user that the store runs as may read it: it holds all of a database.
 const FOLDER_MODE: Mode = Mode::RWXU;
 
-/// How often a create is tried again when the folder is removed under its hands.
-const FOLDER_RETRIES: usize = 20;
+/// How often a put is tried again when its folder is removed under its hands. Once is enough for
+/// what stores do; the rest is for people who clean up.
+const FOLDER_RETRIES: usize = 5;
 
 /// When an object that is created becomes durable.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -159,17 +162,18 @@ impl FolderStore {
     /// [`Store::delete`] does with empty ones.
     fn with_folder<T>(&self, name: &str, write: impl Fn() -> io::Result<T>) -> io::Result<T> {
         let folder = Path::new(name).parent().unwrap_or(Path::new(""));
-        let mut tries = 0;
-        loop {
-            match self.ensure_folder(folder).and_then(|()| write()) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < FOLDER_RETRIES => {
-                    self.check_root()?;
-                    self.forget_folders();
-                    tries += 1;
-                }
-                result => return result,
+        let attempt = || self.ensure_folder(folder).and_then(|()| write());
+        let mut result = attempt();
+        for _ in 0..FOLDER_RETRIES {
+            if !result.as_ref().is_err_and(is_folder_gone) {
+                break;
             }
+            self.check_root()?;
+            let _lock = self.lock_folders()?;
+            self.forget_folders();
+            result = attempt();
         }
+        result
     }
 
     fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
@@ -208,12 +212,15 @@ impl FolderStore {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let _lock = self.lock_name(name)?;
+        // Released before the folders' lock is taken: a replace takes them in the other order.
+        let lock = self.lock_name(name)?;
         match std::fs::remove_file(self.path(name)) {
             Ok(()) => {}
             Err(error) if is_missing(&error) => return self.check_root(),
             Err(error) => return Err(error),
         }
+        drop(lock);
+        let _lock = self.lock_folders()?;
         let mut folder = Path::new(name).parent();
         while let Some(path) = folder.filter(|path| !path.as_os_str().is_empty()) {
             if std::fs::remove_dir(self.root.join(path)).is_err() {
@@ -269,6 +276,12 @@ impl FolderStore {
     ) -> StoreError {
         StoreError { operation, object: object.to_owned(), location: self.location(), kind, source }
     }
+}
+
+/// Whether a write may have failed because its folder was removed. A file without a name in a
+/// folder that is being removed is "not permitted" for ext4 (`__ext4_new_inode`), not missing.
+fn is_folder_gone(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::PERM))
 }
 
 fn is_missing(error: &io::Error) -> bool {

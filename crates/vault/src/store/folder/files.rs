@@ -183,7 +183,16 @@ impl FolderStore {
     pub(super) fn lock_name(&self, name: &str) -> io::Result<File> {
         // One of 256 locks: two names may share one, which costs a wait and nothing else.
         let shard = blake3::hash(name.as_bytes()).as_bytes()[0];
-        let path = self.root.join(TMP).join(format!("lock-{shard:02x}"));
+        self.lock(&format!("lock-{shard:02x}"), "another process holds the lock of this object")
+    }
+
+    /// Waits for the lock under which empty folders are removed.
+    pub(super) fn lock_folders(&self) -> io::Result<File> {
+        self.lock("lock-folders", "another process holds the lock of the folders")
+    }
+
+    fn lock(&self, name: &str, message: &'static str) -> io::Result<File> {
+        let path = self.root.join(TMP).join(name);
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
         let open = || -> io::Result<File> {
             self.ensure_folder(Path::new(TMP))?;
@@ -205,7 +214,6 @@ impl FolderStore {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {
-                    let message = "another process holds the lock of this object";
                     return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                 }
                 Err(error) => return Err(error.into()),
