@@ -81,6 +81,7 @@ fn a_failed_run_is_listed_with_its_reason() {
     let run_record = flexkeep_vault::RunRecord {
         run: flexkeep_vault::RunId::new(started),
         server: "new-one".parse().unwrap(),
+        request: None,
         started,
         host: "vm1".to_owned(),
         pid: 77,

@@ -21,7 +21,8 @@ use crate::error::{BackupError, chain};
 use crate::globals;
 use crate::options::BackupOptions;
 use crate::plan::LastCuts;
-use crate::progress::Progress;
+use crate::progress::{Progress, Restart};
+use crate::report::Reporter;
 use crate::session;
 use crate::source::{self, Database, ServerFacts};
 use crate::tools::ClientTools;
@@ -48,7 +49,8 @@ pub(crate) struct Run<'a> {
 ///
 /// Every database is one state of its own, as of [`DatabaseSummary::snapshot_time`]. What could
 /// not be read is in [`Manifest::losses`]; a table that can't be read is an error. When this
-/// returns an error, nothing was sealed; what was uploaded is used by the next backup.
+/// returns an error, nothing was sealed; what was uploaded is used by the next backup. A request
+/// ([`BackupOptions::request`]) whose backup is sealed already gets that one.
 ///
 /// [`DatabaseSummary::snapshot_time`]: flexkeep_vault::manifest::DatabaseSummary::snapshot_time
 pub fn backup(
@@ -67,6 +69,11 @@ pub fn backup(
     facts.source.pg_dump.clone_from(&client.version);
     let server = options.name.clone().unwrap_or_else(|| ServerName::sanitize(&target.host()));
     take_server_lock(&mut connection, vault, &server)?;
+    if let Some(request) = &options.request
+        && let Some(sealed) = vault.backup_for_request(&server, &request.id, request.at)?
+    {
+        return Ok(sealed);
+    }
     let databases = source::databases(
         &mut connection,
         facts.source.flexible_server,
@@ -100,6 +107,7 @@ pub fn backup(
         turn: Turn::default(),
     };
     let record = open_run(&run, started)?;
+    let reporter = Reporter::start(vault, &run.server, &run.id, progress);
     let losses = databases.losses.clone();
     let result =
         read_all(&run, &databases.dump, &last.cuts, &mut connection).and_then(|mut parts| {
@@ -107,6 +115,7 @@ pub fn backup(
             parts.notes.splice(0..0, databases.notes.clone());
             seal(&run, started, parts)
         });
+    reporter.stop();
     close_run(&run, record, &result);
     result
 }
@@ -214,6 +223,7 @@ fn open_run(run: &Run<'_>, started: Timestamp) -> Result<(RunRecord, Etag), Back
     let record = RunRecord {
         run: run.id.clone(),
         server: run.server.clone(),
+        request: run.options.request.as_ref().map(|request| request.id.clone()),
         started,
         host: hostname(),
         pid: std::process::id(),
@@ -368,11 +378,11 @@ fn dump_with_attempts(
             let (database, last) = (database.name.clone(), Box::new(error));
             return Err(BackupError::AttemptsExhausted { database, attempts: attempt, last });
         }
-        run.tools.progress.message(format!(
-            "database {:?}: snapshot {attempt} was given up ({}); trying again",
-            database.name,
-            chain(&error)
-        ));
+        run.tools.progress.restart(Restart {
+            database: database.name.clone(),
+            attempt: attempt + 1,
+            reason: chain(&error),
+        });
         dump::pause(run, attempt);
         attempt += 1;
         let empty = LastCuts::new();
@@ -388,7 +398,8 @@ fn seal(run: &Run<'_>, started: Timestamp, parts: Parts) -> Result<Manifest, Bac
     for database in &parts.databases {
         totals += database.totals;
     }
-    let mut id = BackupId::new(run.server.clone(), started);
+    let request = run.options.request.as_ref();
+    let mut id = BackupId::new(run.server.clone(), request.map_or(started, |request| request.at));
     loop {
         let manifest = Manifest {
             format: MANIFEST_FORMAT,
@@ -396,6 +407,7 @@ fn seal(run: &Run<'_>, started: Timestamp, parts: Parts) -> Result<Manifest, Bac
             backup: id.to_string(),
             server: run.server.to_string(),
             tool: run.options.tool.clone(),
+            request: request.map(|request| request.id.clone()),
             started,
             sealed: Timestamp::now(),
             source: run.facts.source.clone(),
@@ -407,8 +419,14 @@ fn seal(run: &Run<'_>, started: Timestamp, parts: Parts) -> Result<Manifest, Bac
         };
         match vault.seal(&manifest) {
             Ok(()) => return Ok(manifest),
-            // Another backup began in the same second.
-            Err(VaultError::BackupTaken(_)) => id = id.next(),
+            // Another backup began in the same second; or it is this request's, of a process that
+            // was thought dead.
+            Err(VaultError::BackupTaken(_)) => match vault.manifest(&id) {
+                Ok(taken) if request.is_some() && taken.request == manifest.request => {
+                    return Ok(taken);
+                }
+                _ => id = id.next(),
+            },
             Err(error) => return Err(error.into()),
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use flexkeep_pg_copy as pg;
 use flexkeep_vault::VaultError;
+use flexkeep_vault::store::StoreErrorKind;
 
 /// Why a backup was not sealed.
 #[derive(Debug, thiserror::Error)]
@@ -170,6 +171,31 @@ pub enum ToolError {
 }
 
 impl BackupError {
+    /// Whether the same backup may succeed later without anybody doing something: the server is
+    /// restarting, the network is gone, the disk is full. `false` for what waits for a human, such
+    /// as a wrong password or a table that may not be read.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::AnotherBackup { .. }
+            | Self::AttemptsExhausted { .. }
+            | Self::Changed { .. }
+            | Self::UploadFailed
+            | Self::Cancelled
+            | Self::Internal(_) => true,
+            Self::Connect { source, .. } | Self::Server { source, .. } => {
+                source.is_transient() || source.sqlstate().is_some_and(is_concurrent_change)
+            }
+            Self::Tool(error) => {
+                matches!(error, ToolError::Stalled { .. } | ToolError::Failed { .. })
+            }
+            Self::Vault(VaultError::Store(error)) => matches!(
+                error.kind,
+                StoreErrorKind::Unavailable | StoreErrorKind::NoSpace | StoreErrorKind::Other
+            ),
+            _ => false,
+        }
+    }
+
     /// Whether a new snapshot of the same database may succeed.
     pub(crate) fn is_worth_a_new_attempt(&self) -> bool {
         match self {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flexkeep_vault::ServerName;
+use jiff::Timestamp;
 
 /// How to take a backup.
 #[derive(Clone, Debug)]
@@ -26,6 +27,18 @@ pub struct BackupOptions {
     pub stall_timeout: Duration,
     /// Program and version for the manifest.
     pub tool: String,
+    /// What asked for the backup. One request makes one backup: if there is one already, it is the
+    /// result, and nothing is read.
+    pub request: Option<Request>,
+}
+
+/// What asks for a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Unique for the server in this vault; up to 128 characters.
+    pub id: String,
+    /// When it was made; the backup's id has this time.
+    pub at: Timestamp,
 }
 
 /// The zstd level whose speed and size were measured best for COPY text
@@ -44,6 +57,7 @@ impl Default for BackupOptions {
             level: DEFAULT_LEVEL,
             stall_timeout: Duration::from_secs(600),
             tool: concat!("flexkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
+            request: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How far a long piece of work is: counters that lanes add to and a display reads.
 
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,10 +16,22 @@ pub struct Progress {
     cancelled: Arc<AtomicBool>,
     phase: Mutex<String>,
     messages: Mutex<Vec<String>>,
+    restarts: Mutex<Vec<Restart>>,
+}
+
+/// A database whose snapshot was given up, and that is read anew from a later one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// The database.
+    pub database: String,
+    /// The attempt that begins now; the first was 1.
+    pub attempt: u32,
+    /// Why the last one was given up, without secrets.
+    pub reason: String,
 }
 
 /// One reading of [`Progress`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressReading {
     /// What is being done now, such as `shop: tables`.
     pub phase: String,
@@ -68,6 +81,21 @@ impl Progress {
     /// Takes the messages since the last call, such as a new attempt and its reason.
     pub fn take_messages(&self) -> Vec<String> {
         std::mem::take(&mut self.messages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the restarts since the last call.
+    pub fn take_restarts(&self) -> Vec<Restart> {
+        std::mem::take(&mut self.restarts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn restart(&self, restart: Restart) {
+        self.message(format!(
+            "database {:?}: snapshot {} was given up ({}); trying again",
+            restart.database,
+            restart.attempt - 1,
+            restart.reason
+        ));
+        self.restarts.lock().unwrap_or_else(PoisonError::into_inner).push(restart);
     }
 
     pub(crate) fn message(&self, text: String) {

@@ -18,6 +18,6 @@ pub use chunk::{
 pub use hash::{BadHash, ContentHash};
 pub use vault::{
     BackupId, BadId, ChunkBuffer, ContentsWriter, Found, MAX_CONTENTS_LINE_BYTES,
-    MAX_MANIFEST_BYTES, MAX_META_STORED_BYTES, MAX_RUN_OBJECT_BYTES, Place, Put, RunId, RunRecord,
-    RunState, ServerName, VAULT_FORMAT, Vault, VaultError, meta_name,
+    MAX_MANIFEST_BYTES, MAX_META_STORED_BYTES, MAX_RUN_OBJECT_BYTES, MAX_SCHEDULE_BYTES, Place,
+    Put, RunId, RunRecord, RunState, ServerName, VAULT_FORMAT, Vault, VaultError, meta_name,
 };

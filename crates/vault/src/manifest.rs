@@ -15,12 +15,17 @@ pub struct Manifest {
     pub format: u32,
     /// Id of the vault that this manifest belongs to.
     pub vault: String,
-    /// The backup's id: `<server>-<UTC time as 20261122T225300Z>`.
+    /// The backup's id: `<server>-<UTC time as 20261122T225300Z>`; the time is when the run began,
+    /// or when the request for it was made.
     pub backup: String,
     /// The protected server's name in this vault.
     pub server: String,
     /// The program that wrote it, with its version.
     pub tool: String,
+    /// What asked for it, such as a schedule's instant or a person's request: one request makes
+    /// one backup, however often it is delivered. `None` when a command made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// When the run began.
     pub started: Timestamp,
     /// When the manifest was written.

@@ -11,7 +11,8 @@
 //!   backups/<server>/<backup>.json            the manifest: the backup
 //! runs store                                  what changes while a backup is made
 //!   runs/<server>/<run>/run.json              the run's record
-//!   runs/<server>/<run>/...                   plan, journal, batons
+//!   runs/<server>/<run>/...                   plan, journal, batons, progress
+//!   schedule/<server>.json                    what the schedule knows of the server
 //! ```
 //! In a folder both stores are the one folder; in blob storage they are two containers, so that
 //! the first can be under an immutability policy. `<hash>` is BLAKE3 of the raw content.
@@ -45,6 +46,7 @@ mod meta;
 mod place;
 mod reuse;
 mod runs;
+mod schedule;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -60,6 +62,7 @@ pub use meta::{ContentsWriter, MAX_CONTENTS_LINE_BYTES, MAX_META_STORED_BYTES, m
 pub use place::Place;
 pub use reuse::Found;
 pub use runs::{MAX_RUN_OBJECT_BYTES, RunRecord, RunState};
+pub use schedule::MAX_SCHEDULE_BYTES;
 
 use crate::chunk::{ChunkDecoder, MAX_CHUNK_STORED_BYTES, MIN_CHUNK_STORED_BYTES, chunk_name};
 use crate::contents::{ChunkRef, EntryKind};

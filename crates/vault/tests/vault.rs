@@ -346,6 +346,7 @@ fn runs_come_and_go() {
     let record = |time: &str| RunRecord {
         run: RunId::new(time.parse().unwrap()),
         server: server.clone(),
+        request: None,
         started: time.parse().unwrap(),
         host: "here".to_owned(),
         pid: 7,

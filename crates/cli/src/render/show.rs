@@ -151,6 +151,7 @@ pub(crate) mod tests {
             backup: "shop-20261122T225300Z".to_owned(),
             server: "shop".to_owned(),
             tool: "flexkeep 0.1.0".to_owned(),
+            request: None,
             started: time("2026-11-22T22:53:00Z"),
             sealed: time("2026-11-22T22:54:40Z"),
             source: Source {

@@ -71,6 +71,7 @@ pub(crate) fn seal(vault: &Vault, server: &str, started: &str, losses: Vec<Loss>
         backup: id.to_string(),
         server: server.to_owned(),
         tool: "flexkeep test".to_owned(),
+        request: None,
         started,
         sealed: started + jiff::SignedDuration::from_secs(100),
         source: Source { version: "17.2".to_owned(), version_num: 170_002, ..Source::default() },

@@ -1,5 +1,7 @@
 //! Sealing backups, and finding them.
 
+use jiff::Timestamp;
+
 use super::meta::{MAX_META_STORED_BYTES, meta_name};
 use super::{BackupId, ServerName, Vault, VaultError, parse_record};
 use crate::manifest::{MANIFEST_FORMAT, Manifest, ObjectRef};
@@ -128,6 +130,30 @@ impl Vault {
             return Err(damaged("it is the manifest of another backup"));
         }
         Ok(manifest)
+    }
+
+    /// The backup that was made for `request`, if there is one with an id of the time `since` or
+    /// later. A damaged manifest is nobody's backup.
+    pub fn backup_for_request(
+        &self,
+        server: &ServerName,
+        request: &str,
+        since: Timestamp,
+    ) -> Result<Option<Manifest>, VaultError> {
+        let since = BackupId::new(server.clone(), since);
+        for id in self.backups(server)?.iter().rev().take_while(|id| **id >= since) {
+            match self.manifest(id) {
+                Ok(manifest) if manifest.request.as_deref() == Some(request) => {
+                    return Ok(Some(manifest));
+                }
+                Ok(_) => {}
+                Err(VaultError::Damaged { object, problem }) => {
+                    tracing::warn!("{object} is damaged: {problem}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Reads every manifest, one at a time, and calls `each` with it; with an error that names

@@ -19,6 +19,9 @@ pub struct RunRecord {
     pub run: RunId,
     /// The server that it backs up.
     pub server: ServerName,
+    /// What asked for it (see [`crate::manifest::Manifest::request`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// When it began.
     pub started: Timestamp,
     /// The machine that began it.

@@ -105,6 +105,7 @@ pub(crate) fn backup(vault: &Vault, server: &str, time: &str) -> Result<Manifest
     let mut record = RunRecord {
         run: RunId::new(started),
         server: server.clone(),
+        request: None,
         started,
         host: "here".to_owned(),
         pid: 1,
@@ -164,6 +165,7 @@ pub(crate) fn backup(vault: &Vault, server: &str, time: &str) -> Result<Manifest
         backup: id.to_string(),
         server: server.to_string(),
         tool: "flexkeep test".to_owned(),
+        request: None,
         started,
         sealed: started,
         source: Source::default(),
