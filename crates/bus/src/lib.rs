@@ -1,0 +1,26 @@
+//! Sending work and events: the traits, and their local implementations on SQLite and files.
+//!
+//! [`Bus`] sends a [`Message`] to a queue, [`EventSink`] publishes a [`CloudEvent`]. On one
+//! machine both are files: [`LocalQueues`] is a queue file with the semantics of Azure Service
+//! Bus queues (duplicate detection, scheduled messages, locks, delivery counts, dead letters),
+//! which [`LocalBus`] sends to and a local host receives from, and [`FileSink`] is a file with
+//! one event per line.
+
+mod bus;
+mod clock;
+mod error;
+mod event;
+mod local;
+mod message;
+mod sink;
+
+pub use bus::{Bus, LocalBus, local_queues_path, open_bus};
+pub use clock::{Clock, SystemClock};
+pub use error::{BusError, BusErrorKind};
+pub use event::{CloudEvent, MAX_EVENT_BYTES};
+pub use local::{
+    Counts, Delivery, LocalQueues, LockToken, MAX_DELIVERY_COUNT_EXCEEDED, MessageState, Peeked,
+    QueueInfo, QueueOptions, Sent, Settled, TTL_EXPIRED,
+};
+pub use message::{MAX_MESSAGE_BYTES, MAX_MESSAGE_ID_CHARS, Message};
+pub use sink::{EventSink, FileSink, LogSink, Sinks};
