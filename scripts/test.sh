@@ -11,11 +11,11 @@ cd "$here/.."
 step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all -- --check
 step cargo clippy --locked --workspace --all-targets -- -D warnings
-# The tests run the command; without this each of them would ask cargo for it.
-step cargo build --locked -p flexkeep-cli
+# The tests run the programs; without this each of them would ask cargo for them.
+step cargo build --locked -p flexkeep-cli -p flexkeep-handlers
 target=$(cargo metadata --locked --no-deps --format-version 1 |
   python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
-export FLEXKEEP_BIN=$target/debug/flexkeep
+export FLEXKEEP_BIN=$target/debug/flexkeep FLEXKEEP_HANDLER_BIN=$target/debug/flexkeep-handler
 
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT

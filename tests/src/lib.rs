@@ -7,6 +7,7 @@
 //!
 //! Everything here panics with the whole story when something fails: that is the test's failure.
 
+mod app;
 mod compare;
 mod dump;
 mod fixtures;
@@ -17,11 +18,12 @@ mod run;
 mod server;
 mod vaulted;
 
+pub use app::{TestApp, wait_for};
 pub use compare::{compare_databases, compare_properties, compare_roles};
 pub use dump::{dump_archive, normalise, restore_archive, schema_text};
 pub use fixtures::{SAMPLE_DATABASES, fixture, load_everything};
 pub use options::ServerOptions;
-pub use programs::{Version, flexkeep, pg_command, pg_tool};
+pub use programs::{Version, flexkeep, handler, pg_command, pg_tool};
 pub use run::{Output, run, run_with_input};
 pub use server::Server;
 pub use vaulted::{Running, TestVault, flexkeep_command, json};

@@ -92,16 +92,25 @@ pub(crate) fn clean(mut command: Command) -> Command {
 /// built it, otherwise cargo is asked, once in a process.
 pub fn flexkeep() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| env::var_os("FLEXKEEP_BIN").map_or_else(build, PathBuf::from)).clone()
+    BUILT.get_or_init(|| built("FLEXKEEP_BIN", "flexkeep-cli")).clone()
 }
 
-fn build() -> PathBuf {
+/// The path of the function app's handler: `FLEXKEEP_HANDLER_BIN`, or built as [`flexkeep`] is.
+pub fn handler() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| built("FLEXKEEP_HANDLER_BIN", "flexkeep-handlers")).clone()
+}
+
+fn built(variable: &str, package: &str) -> PathBuf {
+    if let Some(path) = env::var_os(variable) {
+        return path.into();
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the checkout");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // Cargo locks its folder, so that test processes asking at the same time wait for each other.
     let out = run(
         Command::new(cargo)
-            .args(["build", "-q", "-p", "flexkeep-cli", "--message-format=json"])
+            .args(["build", "-q", "-p", package, "--message-format=json"])
             .current_dir(root),
         Duration::from_secs(600),
     )

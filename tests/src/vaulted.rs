@@ -20,8 +20,10 @@ const LIMIT: Duration = Duration::from_secs(150);
 /// `flexkeep` with these arguments, untouched by the developer's own settings.
 pub fn flexkeep_command(arguments: &[&str]) -> Command {
     let mut command = clean(Command::new(flexkeep()));
-    for name in ["FLEXKEEP_FROM", "FLEXKEEP_VAULT", "FLEXKEEP_LOG"] {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FLEXKEEP_") {
+            command.env_remove(name);
+        }
     }
     command.env("PGPASSFILE", "/nonexistent").args(arguments);
     command
@@ -148,6 +150,12 @@ impl Running {
     pub fn is_running(&mut self) -> bool {
         let child = self.child.as_mut().expect("only finish takes it");
         child.try_wait().expect("a child of ours").is_none()
+    }
+
+    /// What it has written to standard error so far.
+    pub fn errors_so_far(&self) -> String {
+        let bytes = fs::read(self.output.path().join("stderr")).expect("our own file");
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Asks it to stop, as Ctrl-C would.

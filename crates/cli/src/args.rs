@@ -1,5 +1,9 @@
 //! The command line.
 
+mod functions;
+
+pub(crate) use functions::{HostArgs, StatusArgs, TriggerArgs};
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +35,7 @@ Exit codes:
 Environment:
   FLEXKEEP_FROM   connection string, where --from is not given
   FLEXKEEP_VAULT  the vault, where --vault is not given
+  FLEXKEEP_URL, FLEXKEEP_API_KEY  the function app, for trigger and status
   FLEXKEEP_LOG    log filter, such as debug or flexkeep_engine=trace
   PGPASSWORD, PGHOST, PGSSLMODE, ...  complete the connection string, as in libpq";
 
@@ -163,6 +168,15 @@ pub(crate) enum Command {
     /// Find out whether a backup would succeed, and what it could not read
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
+    /// Show for each server what is scheduled, at work, and backed up last
+    #[command(after_help = functions::STATUS_EXAMPLES)]
+    Status(StatusArgs),
+    /// Ask a function app for a backup, or run its schedule
+    #[command(after_help = functions::TRIGGER_EXAMPLES)]
+    Trigger(TriggerArgs),
+    /// Run the function app on this machine, as the Azure Functions host does
+    #[command(after_help = functions::HOST_EXAMPLES)]
+    Host(HostArgs),
     /// Write the completion script of a shell to standard output
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {

@@ -4,8 +4,12 @@ mod backup;
 mod check;
 mod completions;
 mod export;
+
+mod host;
 pub(crate) mod list;
 mod show;
+pub(crate) mod status;
+mod trigger;
 
 use std::sync::Arc;
 
@@ -25,6 +29,9 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Show(args) => show::run(&args, output),
         Command::Export(args) => export::run(&args, output),
         Command::Check(args) => check::run(&args, output),
+        Command::Status(args) => status::run(&args, output),
+        Command::Trigger(args) => trigger::run(&args, output),
+        Command::Host(args) => host::run(&args, output),
         Command::Completions { shell } => completions::run(shell),
     }
 }

@@ -9,6 +9,12 @@ pub(crate) const FLEXKEEP_FROM: &str = "FLEXKEEP_FROM";
 /// The vault, where `--vault` is not given.
 pub(crate) const FLEXKEEP_VAULT: &str = "FLEXKEEP_VAULT";
 
+/// The function app, where `--url` is not given.
+pub(crate) const FLEXKEEP_URL: &str = "FLEXKEEP_URL";
+
+/// The function app's key.
+pub(crate) const FLEXKEEP_API_KEY: &str = "FLEXKEEP_API_KEY";
+
 /// What is logged to standard error, as `LEVEL` or `TARGET=LEVEL,...`; wins over `-v` and `-q`.
 pub(crate) const FLEXKEEP_LOG: &str = "FLEXKEEP_LOG";
 

@@ -27,7 +27,9 @@ pub(crate) fn start(output: &Output) -> Result<(), Failure> {
                 (false, 2) => (LevelFilter::DEBUG, LevelFilter::INFO),
                 (false, _) => (LevelFilter::TRACE, LevelFilter::DEBUG),
             };
-            Targets::new().with_default(others).with_target("flexkeep", ours)
+            // The lines of a function app that `flexkeep host` runs are as much ours.
+            let handler = ("handler", ours);
+            Targets::new().with_default(others).with_targets([("flexkeep", ours), handler])
         }
     };
     let colour = io::stderr().is_terminal() && env_vars::get(NO_COLOR)?.is_none();

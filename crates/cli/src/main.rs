@@ -1,6 +1,7 @@
 //! `flexkeep`, the operator's command: backs up PostgreSQL servers into a vault, and gets them
 //! out again. docs/cli.md has its exit codes, its JSON and its environment.
 
+mod app_client;
 mod args;
 mod commands;
 mod env_vars;
@@ -27,7 +28,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return parse_failure(&error).into(),
     };
-    let output = cli.common.output();
+    let mut output = cli.common.output();
+    if matches!(cli.command, args::Command::Host(_)) && !output.quiet {
+        // Its log is what it is for.
+        output.verbose = output.verbose.max(1);
+    }
     let result = logging::start(&output).and_then(|()| commands::run(cli.command, &output));
     match result {
         Ok(exit) => exit.into(),

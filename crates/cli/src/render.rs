@@ -7,6 +7,7 @@ pub(crate) mod list;
 pub(crate) mod losses;
 pub(crate) mod shell;
 pub(crate) mod show;
+pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod text;
 pub(crate) mod units;

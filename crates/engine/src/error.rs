@@ -122,7 +122,7 @@ pub enum BackupError {
 pub enum ToolError {
     /// None found that is new enough.
     #[error(
-        "no {tool} for a PostgreSQL {server_major} server was found ({found}); install the client package of PostgreSQL {server_major} or newer, or name its folder with --pg-bin"
+        "no {tool} for a PostgreSQL {server_major} server was found ({found}); install the client package of PostgreSQL {server_major} or newer, or say where its programs are"
     )]
     Missing {
         /// `pg_dump` or `pg_dumpall`.
@@ -258,7 +258,7 @@ pub(crate) fn some(names: &[String]) -> String {
 }
 
 /// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

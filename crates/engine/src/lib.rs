@@ -31,7 +31,7 @@ mod uploads;
 
 pub use backup::backup;
 pub use check::{CheckReport, Finding, Severity, check};
-pub use error::{BackupError, ToolError};
+pub use error::{BackupError, ToolError, chain};
 pub use export::{DamagedObject, ExportError, ExportReport, ExportedFile, export};
 pub use options::{BackupOptions, DEFAULT_LEVEL, ExportOptions, Request, RolesFor};
 pub use progress::{Progress, ProgressReading, Restart};

@@ -146,18 +146,7 @@ fn known_backups(vault: &Vault, server: &ServerName) -> Result<Vec<BackupId>, Fa
 
 /// Runs that have not sealed a backup: at work, dead, or failed.
 fn runs(vault: &Vault, only: Option<&ServerName>) -> Result<Vec<RunRecord>, Failure> {
-    let mut servers: Vec<ServerName> = Vec::new();
-    vault
-        .runs()
-        .list("runs/", &mut |meta| {
-            let server = meta.name.split('/').nth(1).and_then(|name| name.parse().ok());
-            if let Some(server) = server
-                && servers.last() != Some(&server)
-            {
-                servers.push(server);
-            }
-        })
-        .map_err(flexkeep_vault::VaultError::from)?;
+    let mut servers = vault.servers_with_runs()?;
     servers.retain(|server| only.is_none_or(|only| only == server));
     let mut runs = Vec::new();
     for server in &servers {

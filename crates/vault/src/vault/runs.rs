@@ -81,6 +81,22 @@ impl Vault {
         }
     }
 
+    /// Servers that have runs, in order.
+    pub fn servers_with_runs(&self) -> Result<Vec<ServerName>, VaultError> {
+        let mut servers: Vec<ServerName> = Vec::new();
+        self.runs().list("runs/", &mut |meta| {
+            let server = meta.name.split('/').nth(1).and_then(|name| name.parse().ok());
+            if let Some(server) = server
+                && servers.last() != Some(&server)
+            {
+                servers.push(server);
+            }
+        })?;
+        servers.sort();
+        servers.dedup();
+        Ok(servers)
+    }
+
     /// All runs of a server that have a record, oldest first.
     pub fn list_runs(&self, server: &ServerName) -> Result<Vec<RunRecord>, VaultError> {
         let mut ids: Vec<RunId> = Vec::new();

@@ -5,7 +5,7 @@ use super::{ServerName, Vault, VaultError};
 use crate::store::{Etag, PutMode, StoreErrorKind};
 
 /// The most that the record of a schedule can have, bytes.
-pub const MAX_SCHEDULE_BYTES: u64 = 64 << 10;
+pub const MAX_SCHEDULE_BYTES: u64 = 1 << 20;
 
 fn schedule_name(server: &ServerName) -> String {
     format!("schedule/{server}.json")

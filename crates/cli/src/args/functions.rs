@@ -1,0 +1,125 @@
+//! The commands that have to do with the function app.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use flexkeep_vault::ServerName;
+use jiff::SignedDuration;
+
+use super::VaultArgs;
+
+/// The longest `--wait`.
+const MAX_WAIT_DAYS: i64 = 7;
+
+pub(crate) const HOST_EXAMPLES: &str = "\
+Examples:
+  make app                                       puts the function app into target/app
+  flexkeep host --app target/app
+  flexkeep host --app /opt/flexkeep --settings /etc/flexkeep/settings.json --state /var/lib/flexkeep
+
+The app's folder has host.json, the handler, and a folder with function.json for each function. The
+settings are those of local.settings.json, and the environment, which wins. docs/self-hosting.md has
+a systemd unit and a compose file.";
+
+pub(crate) const TRIGGER_EXAMPLES: &str = "\
+Examples:
+  flexkeep trigger shop                          asks the local host for a backup
+  flexkeep trigger shop --wait 2h                and waits until it is sealed, or has failed
+  flexkeep trigger --schedule                    runs the schedule now: whatever is due is sent
+  FLEXKEEP_API_KEY=... flexkeep trigger shop --url https://my-app.azurewebsites.net";
+
+pub(crate) const STATUS_EXAMPLES: &str = "\
+Examples:
+  flexkeep status --vault /srv/vault             from any machine that sees the vault
+  flexkeep status --policy policy.toml           with what the policy wants
+  flexkeep status --url http://127.0.0.1:7071    by way of the function app
+  flexkeep status --vault /srv/vault --json | jq '.servers[].runs'";
+
+#[derive(Args, Debug)]
+pub(crate) struct HostArgs {
+    /// The function app: the folder of host.json
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    pub(crate) app: PathBuf,
+    /// The settings; local.settings.json in the app's folder when not given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) settings: Option<PathBuf>,
+    /// Where the host keeps the state of timers and its keys; `.host-state` in the app's folder when not
+    /// given
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+    /// Where HTTP requests are taken
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7071")]
+    pub(crate) listen: SocketAddr,
+    /// Ask for keys on the loopback address too; elsewhere they are asked for always
+    #[arg(long)]
+    pub(crate) require_keys: bool,
+    /// How long functions at work may go on after SIGTERM or Ctrl-C
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = grace)]
+    pub(crate) grace: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AppUrlArgs {
+    /// The function app [env: FLEXKEEP_URL] [default: http://127.0.0.1:7071]
+    ///
+    /// Its key, where it wants one, is taken from FLEXKEEP_API_KEY.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TriggerArgs {
+    /// The server, by its name in the policy
+    #[arg(
+        value_name = "SERVER",
+        required_unless_present = "schedule",
+        conflicts_with = "schedule"
+    )]
+    pub(crate) server: Option<ServerName>,
+    /// Run the schedule now instead of at its next tick (needs the app's master key)
+    #[arg(long)]
+    pub(crate) schedule: bool,
+    #[command(flatten)]
+    pub(crate) app: AppUrlArgs,
+    /// Makes several calls one request
+    #[arg(long, value_name = "KEY", conflicts_with = "schedule")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Wait until the backup is sealed or has failed, at most this long, such as 30m or 6h
+    #[arg(long, value_name = "TIME", value_parser = wait, conflicts_with = "schedule")]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    /// The policy: servers, schedules, and the vault
+    #[arg(long, value_name = "FILE", conflicts_with = "vault")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Ask a function app instead; its key is taken from FLEXKEEP_API_KEY
+    #[arg(long, value_name = "URL", conflicts_with_all = ["vault", "policy"])]
+    pub(crate) url: Option<String>,
+    /// Only this server
+    #[arg(long, value_name = "SERVER")]
+    pub(crate) name: Option<ServerName>,
+}
+
+fn grace(text: &str) -> Result<Duration, String> {
+    time(text, SignedDuration::from_hours(24))
+}
+
+fn wait(text: &str) -> Result<Duration, String> {
+    time(text, SignedDuration::from_hours(24 * MAX_WAIT_DAYS))
+}
+
+/// A time such as `90s` or `1h30m`, up to a limit.
+fn time(text: &str, limit: SignedDuration) -> Result<Duration, String> {
+    let time: SignedDuration =
+        text.parse().map_err(|_| "expected a time such as 90s, 10m or 1h30m".to_owned())?;
+    if time < SignedDuration::ZERO || time > limit {
+        return Err(format!("expected a time up to {limit:#}"));
+    }
+    time.try_into().map_err(|_| "expected a time such as 90s, 10m or 1h30m".to_owned())
+}

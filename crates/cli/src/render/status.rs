@@ -1,0 +1,79 @@
+//! How things are, one paragraph a server.
+
+use flexkeep_service::Fate;
+use jiff::Timestamp;
+
+use crate::commands::status::{Server, View};
+use crate::render::text::cell;
+use crate::render::units;
+
+/// All servers.
+pub(crate) fn page(view: &View, now: Timestamp) -> String {
+    if view.servers.is_empty() {
+        return format!("Nothing was backed up into the vault in {} yet.\n", cell(&view.vault));
+    }
+    view.servers.iter().map(|one| server(one, now)).collect::<Vec<_>>().join("\n")
+}
+
+fn server(server: &Server, now: Timestamp) -> String {
+    let mut out = format!("{}\n", server.server);
+    let mut line = |name: &str, value: &str| {
+        out.push_str(&format!("  {name:<9} {}\n", cell(value)));
+    };
+    match (&server.last_backup, server.in_policy) {
+        (Some(last), _) => line(
+            "Last",
+            &format!(
+                "{} ({}), {}, {} new{}",
+                last.backup,
+                units::age(last.sealed, now),
+                units::bytes(last.raw_bytes),
+                units::bytes(last.new_stored_bytes),
+                if last.complete { "" } else { ", WITH LOSSES" }
+            ),
+        ),
+        (None, _) => line("Last", "never backed up"),
+    }
+    match server.in_policy {
+        Some(false) => line("Schedule", "none: the policy does not name this server"),
+        Some(true) if server.enabled == Some(false) => line("Schedule", "disabled in the policy"),
+        _ => {}
+    }
+    if let (Some(schedule), Some(next)) = (&server.schedule, server.next) {
+        line("Schedule", &format!("{schedule}; next {}", units::time(next)));
+    }
+    if server.degraded {
+        line("Degraded", "daily backups failed twice in a row; weekly until one succeeds");
+    }
+    if server.failures > 0 {
+        line("Failures", &format!("{} in a row", server.failures));
+    }
+    for problem in &server.problems {
+        line("Problem", problem);
+    }
+    for run in &server.runs {
+        let started = units::age(run.started, now);
+        match run.failure() {
+            // What became of its request says more.
+            Some(_) if server.requests.iter().any(|note| run.is_of(note)) => {}
+            Some(reason) => line("FAILED", &format!("{started}: {reason}")),
+            None => line("Running", &format!("since {started}: {}", run.line())),
+        }
+    }
+    match server.requests.last().map(|note| (note, &note.fate)) {
+        Some((note, Fate::Failed { why })) => {
+            line("FAILED", &format!("{}: {}: {why}", units::age(note.at, now), note.request));
+        }
+        Some((note, Fate::PutOff { why, again })) => line(
+            "Put off",
+            &format!(
+                "{} (try {}) until {}: {why}",
+                note.request,
+                note.attempt,
+                units::time(*again)
+            ),
+        ),
+        Some((_, Fate::Sealed { .. })) | None => {}
+    }
+    out
+}

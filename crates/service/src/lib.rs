@@ -1,0 +1,28 @@
+//! What the functions do, without a word about functions: [`Service::tick`] finds the servers that
+//! are due and sends a message for each, [`Service::work`] takes such a message and backs the
+//! server up, [`Service::status`] says how things are.
+//!
+//! # What it promises
+//! - A message is answered once it never needs to come again: its backup is sealed and the
+//!   completion event told, or it is given up and the failure told, or a later message goes on
+//!   with it. Only when not even that can be sent is it left to be delivered again.
+//! - One request makes at most one backup, whatever is delivered twice, late, or at once: the
+//!   engine asks the vault for the request's backup while it holds the server's lock.
+//! - Events are told at least once, under an id that follows from the request.
+
+mod error;
+mod events;
+mod message;
+mod record;
+mod service;
+mod status;
+mod tick;
+mod work;
+
+pub use error::ServiceError;
+pub use message::{BackupMessage, BadMessage, MESSAGE_VERSION, Reason};
+pub use record::{Fate, RequestNote};
+pub use service::{Service, ServiceOptions};
+pub use status::{Asked, BackupSummary, RunStatus, ServerStatus, Status, last_backup};
+pub use tick::{Ticked, TickedServer};
+pub use work::{Incoming, Worked};

@@ -1,0 +1,115 @@
+//! What all pieces of work share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flexkeep_bus::{Bus, BusError, CloudEvent, EventSink, Message};
+use flexkeep_policy::{Env, Policy};
+use flexkeep_vault::{Vault, VaultError};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::error::ServiceError;
+use crate::events::Events;
+use crate::message::BackupMessage;
+
+/// How often an event is tried to be told within one invocation, and the pause after the first
+/// failure, which then doubles.
+const TELL_TRIES: u32 = 3;
+const TELL_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where the service finds what it needs.
+#[derive(Clone)]
+pub struct ServiceOptions {
+    /// The policy file; read anew for each piece of work, so that an edit counts at once.
+    pub policy: PathBuf,
+    /// Where the policy's secrets are.
+    pub env: Arc<dyn Env + Send + Sync>,
+    /// The queue of backup messages.
+    pub queue: String,
+    /// Where messages go.
+    pub bus: Arc<dyn Bus>,
+    /// Where events go.
+    pub sink: Arc<dyn EventSink>,
+    /// Folder of `pg_dump` and `pg_dumpall`; searched for when absent.
+    pub pg_bin: Option<PathBuf>,
+    /// Program and version for manifests.
+    pub tool: String,
+}
+
+/// Schedules and takes backups. Cloning shares it.
+#[derive(Clone)]
+pub struct Service {
+    pub(crate) options: Arc<ServiceOptions>,
+}
+
+impl Service {
+    /// A service.
+    pub fn new(options: ServiceOptions) -> Self {
+        Self { options: Arc::new(options) }
+    }
+
+    /// The policy as it is now.
+    pub(crate) fn policy(&self) -> Result<Policy, ServiceError> {
+        Ok(Policy::load(&self.options.policy, self.options.env.as_ref())?)
+    }
+
+    pub(crate) fn vault(policy: &Policy) -> Result<Vault, VaultError> {
+        Vault::open_or_create(policy.vault())
+    }
+
+    pub(crate) fn events(policy: &Policy) -> Events {
+        Events::new(policy.vault())
+    }
+
+    /// Sends a message for now, or for after a while.
+    pub(crate) async fn send(
+        &self,
+        message: &BackupMessage,
+        after: Option<SignedDuration>,
+    ) -> Result<(), ServiceError> {
+        let id = message.message_id();
+        let failed = |source| ServiceError::Send { what: format!("message {id}"), source };
+        let mut queued = Message::json(id.clone(), message)
+            .map_err(failed)?
+            .with_subject(message.server.to_string());
+        if let Some(after) = after {
+            queued = queued.with_deliver_at(Timestamp::now() + after);
+        }
+        let failed = |source| ServiceError::Send { what: format!("message {id}"), source };
+        self.options.bus.send(&self.options.queue, &queued).await.map_err(failed)
+    }
+
+    /// Tells an event, with a few tries.
+    pub(crate) async fn tell(&self, event: &CloudEvent) -> Result<(), ServiceError> {
+        let mut pause = TELL_PAUSE;
+        let mut last: Option<BusError> = None;
+        for attempt in 1..=TELL_TRIES {
+            match self.options.sink.publish(event).await {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    let transient = error.is_transient();
+                    last = Some(error);
+                    if !transient || attempt == TELL_TRIES {
+                        break;
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        match last {
+            Some(source) => Err(ServiceError::Send { what: format!("event {}", event.id), source }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs what waits for disks, servers and locks off the asynchronous threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ServiceError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ServiceError::Internal(format!("a thread ended early: {error}")))
+}

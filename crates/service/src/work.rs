@@ -1,0 +1,435 @@
+//! One message of the queue: a backup is taken, put off, or given up, and told.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flexkeep_engine::{BackupError, BackupOptions, Progress, Request, chain};
+use flexkeep_policy::{Outcome, ServerPolicy};
+use flexkeep_vault::manifest::Manifest;
+use flexkeep_vault::store::StoreErrorKind;
+use flexkeep_vault::{Vault, VaultError};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::error::ServiceError;
+use crate::events::Events;
+use crate::message::BackupMessage;
+use crate::record::{Fate, Record, RequestNote};
+use crate::service::{Service, blocking};
+
+/// Tries of a request where the policy can't say how many.
+const DEFAULT_ATTEMPTS: u32 = 5;
+
+/// Deliveries of one message after which it goes on as another try, later: perhaps it is the
+/// message that kills its worker. Below the queue's own limit (10), at which a message would be
+/// put aside without a word.
+const MAX_DELIVERIES: u32 = 5;
+
+/// How often in a row a request looks again while something is in its way, such as another backup
+/// of its server: about a day, as the pauses grow to five minutes.
+const MAX_WAITS: u32 = 290;
+
+/// How long a backup that is told to stop may take for it.
+const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// How often a backup at work is looked at, and how often a line tells how far it is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// A message as the queue delivered it.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Its id on the queue.
+    pub message_id: String,
+    /// How often it was delivered, this time included.
+    pub delivery_count: u32,
+    /// When whoever calls must have an answer: the backup is stopped before, and goes on with a
+    /// later message.
+    pub deadline: Option<Instant>,
+}
+
+/// How a message was answered. In each case it need not come again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Worked {
+    /// The backup is sealed, by this message or before, and told.
+    Completed {
+        /// The backup.
+        backup: String,
+    },
+    /// A later message goes on.
+    PutOff {
+        /// Why.
+        why: String,
+        /// How long it waits.
+        after: SignedDuration,
+    },
+    /// Given up, and told.
+    Failed {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Why there is no backup yet.
+enum Setback {
+    /// Something that passes by itself.
+    Passing(String),
+    /// Something in the way that is no failure.
+    Busy(String),
+    /// Something that a human must mend.
+    Lasting(String),
+}
+
+/// A request with all that its work needs.
+struct Job {
+    message: BackupMessage,
+    server: ServerPolicy,
+    vault: Vault,
+    events: Events,
+    delivery: u32,
+    deadline: Option<Instant>,
+}
+
+impl Service {
+    /// Does what a message asks for.
+    ///
+    /// # Errors
+    /// Neither the outcome nor a later message could be sent: the message must be delivered again.
+    pub async fn work(&self, incoming: Incoming) -> Result<Worked, ServiceError> {
+        let message = match BackupMessage::parse(&incoming.body, Timestamp::now()) {
+            Ok(message) => message,
+            Err(bad) => {
+                let events = self
+                    .policy()
+                    .map_or_else(|_| Events::without_vault(), |policy| Self::events(&policy));
+                let why = bad.to_string();
+                tracing::error!("message {:?} is refused: {why}", incoming.message_id);
+                self.tell(&events.refused(&incoming.message_id, &why)).await?;
+                return Ok(Worked::Failed { why });
+            }
+        };
+        let service = self.clone();
+        let policy = match blocking(move || service.policy()).await? {
+            Ok(policy) => policy,
+            // A human is at work on it, or has to be.
+            Err(error) => {
+                let setback = Setback::Passing(chain(&error));
+                let events = Events::without_vault();
+                return self.set_back(&message, None, &events, setback, DEFAULT_ATTEMPTS).await;
+            }
+        };
+        let events = Self::events(&policy);
+        let server = match Self::known_server(&policy, message.server.as_str()) {
+            Ok(server) if server.enabled() || message.instant.is_none() => server.clone(),
+            Ok(_) => {
+                let why = "the server is disabled in the policy (enabled = false)".to_owned();
+                return self.set_back(&message, None, &events, Setback::Lasting(why), 1).await;
+            }
+            Err(error) => {
+                let setback = Setback::Lasting(chain(&error));
+                return self.set_back(&message, None, &events, setback, 1).await;
+            }
+        };
+        let attempts = server.max_attempts();
+        let opened = {
+            let policy = policy.clone();
+            blocking(move || Self::vault(&policy)).await?
+        };
+        let vault = match opened {
+            Ok(vault) => vault,
+            Err(error) => {
+                let setback = of_vault(&error);
+                return self.set_back(&message, None, &events, setback, attempts).await;
+            }
+        };
+        let job = Job {
+            message,
+            server,
+            vault,
+            events,
+            delivery: incoming.delivery_count.max(1),
+            deadline: incoming.deadline,
+        };
+        match self.run(&job).await? {
+            Ok(manifest) => self.complete(&job, &manifest).await,
+            Err(setback) => {
+                let (message, events) = (&job.message, &job.events);
+                self.set_back(message, Some(&job), events, setback, attempts).await
+            }
+        }
+    }
+
+    /// Runs the backup of a request, unless it was made before.
+    async fn run(&self, job: &Job) -> Result<Result<Manifest, Setback>, ServiceError> {
+        let message = &job.message;
+        let sealed = {
+            let (vault, message) = (job.vault.clone(), message.clone());
+            let find = move || {
+                vault.backup_for_request(&message.server, &message.request, message.requested)
+            };
+            blocking(find).await?
+        };
+        match sealed {
+            Ok(Some(manifest)) => return Ok(Ok(manifest)),
+            Ok(None) => {}
+            Err(error) => return Ok(Err(of_vault(&error))),
+        }
+        if job.delivery > MAX_DELIVERIES {
+            return Ok(Err(Setback::Passing(format!(
+                "its worker ended without an answer {} times, by a crash, a time limit or a lack \
+                 of memory; the log of the function app says more",
+                job.delivery - 1
+            ))));
+        }
+        let config = match job.server.connection() {
+            Ok(config) => config.clone(),
+            Err(problems) => {
+                let why: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                return Ok(Err(Setback::Lasting(why.join("; "))));
+            }
+        };
+        if let Err(error) = self.tell_beginning(job).await {
+            return Ok(Err(Setback::Busy(chain(&error))));
+        }
+        let progress = Arc::new(Progress::default());
+        let options = BackupOptions {
+            name: Some(message.server.clone()),
+            lanes: job.server.lanes() as usize,
+            exclude_databases: job.server.exclude_databases().to_vec(),
+            pg_bin: self.options.pg_bin.clone(),
+            tool: self.options.tool.clone(),
+            request: Some(Request { id: message.request.clone(), at: message.requested }),
+            ..BackupOptions::default()
+        };
+        let backup = {
+            let (vault, progress) = (job.vault.clone(), Arc::clone(&progress));
+            tokio::task::spawn_blocking(move || {
+                flexkeep_engine::backup(&config, &vault, &options, &progress)
+            })
+        };
+        let result = self.watch(job, &progress, backup).await?;
+        Ok(result.map_err(|error| of_backup(&error, job.deadline)))
+    }
+
+    async fn tell_beginning(&self, job: &Job) -> Result<(), ServiceError> {
+        let (message, events) = (&job.message, &job.events);
+        let event = if job.delivery > 1 {
+            let why = "the message was delivered again: its worker had ended without an answer";
+            events.restarted(message, job.delivery, why)
+        } else if message.attempt > 1 {
+            let why = message.last_error.as_deref().unwrap_or("the last try failed");
+            events.restarted(message, job.delivery, why)
+        } else {
+            events.started(message)
+        };
+        self.tell(&event).await
+    }
+
+    /// Waits for the backup; stops it at the deadline, or when nobody waits for it any more.
+    async fn watch(
+        &self,
+        job: &Job,
+        progress: &Arc<Progress>,
+        mut backup: tokio::task::JoinHandle<Result<Manifest, BackupError>>,
+    ) -> Result<Result<Manifest, BackupError>, ServiceError> {
+        let _stop_when_dropped = StopWhenDropped(Arc::clone(progress));
+        let mut line_at = Instant::now() + LINE_EVERY;
+        loop {
+            let result = tokio::time::timeout(LOOK_EVERY, &mut backup).await;
+            for restart in progress.take_restarts() {
+                let event = job.events.snapshot_lost(&job.message, job.delivery, &restart);
+                if let Err(error) = self.tell(&event).await {
+                    // The manifest has the number of snapshots as well.
+                    tracing::error!("{}", chain(&error));
+                }
+            }
+            if let Ok(joined) = result {
+                return joined
+                    .map_err(|error| ServiceError::Internal(format!("the backup died: {error}")));
+            }
+            if job.deadline.is_some_and(|deadline| Instant::now() + STOP_TIME >= deadline) {
+                progress.cancel();
+            }
+            if Instant::now() >= line_at {
+                line_at = Instant::now() + LINE_EVERY;
+                tracing::info!("{}", line(&job.message, progress));
+            }
+        }
+    }
+
+    async fn complete(&self, job: &Job, manifest: &Manifest) -> Result<Worked, ServiceError> {
+        let backup = manifest.backup.clone();
+        if manifest.losses.is_empty() {
+            tracing::info!("backup {backup} is sealed");
+        } else {
+            let kinds: Vec<&str> = manifest.losses.iter().map(|loss| loss.kind.as_str()).collect();
+            tracing::warn!("backup {backup} is sealed, without: {}", kinds.join(", "));
+        }
+        let told = async {
+            let fate = Fate::Sealed { backup: backup.clone() };
+            self.remember(job, Some(Outcome::Success), fate).await?;
+            self.tell(&job.events.completed(&job.message, manifest)).await?;
+            self.tell_owed(&job.vault, &job.message.server).await
+        };
+        match told.await {
+            Ok(()) => Ok(Worked::Completed { backup }),
+            // The backup is there; a later message finds it and tells.
+            Err(error) => self.put_off(&job.message, Some(job), Setback::Busy(chain(&error))).await,
+        }
+    }
+
+    /// Puts a request off, or gives it up.
+    async fn set_back(
+        &self,
+        message: &BackupMessage,
+        job: Option<&Job>,
+        events: &Events,
+        setback: Setback,
+        attempts: u32,
+    ) -> Result<Worked, ServiceError> {
+        let why = match setback {
+            Setback::Passing(_) if message.attempt < attempts => {
+                return self.put_off(message, job, setback).await;
+            }
+            Setback::Passing(why) if attempts > 1 => {
+                format!("given up after {} tries; the last: {why}", message.attempt)
+            }
+            Setback::Busy(ref why) => {
+                if message.waits < MAX_WAITS {
+                    return self.put_off(message, job, setback).await;
+                }
+                format!("given up after waiting for a day: {why}")
+            }
+            Setback::Passing(why) | Setback::Lasting(why) => why,
+        };
+        tracing::error!("backup {} is given up: {why}", message.request);
+        let told = async {
+            if let Some(job) = job {
+                let fate = Fate::Failed { why: why.clone() };
+                self.remember(job, Some(Outcome::Failure), fate).await?;
+            }
+            self.tell(&events.failed(message, &why)).await?;
+            match job {
+                Some(job) => self.tell_owed(&job.vault, &message.server).await,
+                None => Ok(()),
+            }
+        };
+        match told.await {
+            Ok(()) => Ok(Worked::Failed { why }),
+            Err(error) => self.put_off(message, job, Setback::Busy(chain(&error))).await,
+        }
+    }
+
+    async fn put_off(
+        &self,
+        message: &BackupMessage,
+        job: Option<&Job>,
+        setback: Setback,
+    ) -> Result<Worked, ServiceError> {
+        let (why, (next, after)) = match setback {
+            Setback::Busy(why) => (why, message.next_look()),
+            Setback::Passing(why) | Setback::Lasting(why) => {
+                let next = message.next_try(&why);
+                (why, next)
+            }
+        };
+        tracing::warn!("backup {} is put off for {after:#}: {why}", message.request);
+        self.send(&next, Some(after)).await?;
+        if let Some(job) = job {
+            let fate = Fate::PutOff { why: why.clone(), again: Timestamp::now() + after };
+            if let Err(error) = self.remember(job, None, fate).await {
+                // Only for people to look at.
+                tracing::warn!("{}", chain(&error));
+            }
+        }
+        Ok(Worked::PutOff { why, after })
+    }
+
+    /// Writes down what became of a request, and what follows from its outcome for the schedule.
+    async fn remember(
+        &self,
+        job: &Job,
+        outcome: Option<Outcome>,
+        fate: Fate,
+    ) -> Result<(), ServiceError> {
+        let (vault, server, events) = (job.vault.clone(), job.server.clone(), job.events.clone());
+        let message = job.message.clone();
+        let note = RequestNote {
+            request: message.request.clone(),
+            at: Timestamp::now(),
+            attempt: message.attempt,
+            fate,
+        };
+        // A failure of what a person asked for says nothing about the schedule.
+        let outcome =
+            outcome.filter(|outcome| message.instant.is_some() || *outcome == Outcome::Success);
+        let instant = message.instant.unwrap_or(message.requested);
+        blocking(move || {
+            Record::change(&vault, server.name(), |record| {
+                record.note(note.clone());
+                let change =
+                    outcome.and_then(|outcome| record.schedule.outcome(&server, instant, outcome));
+                if let Some(change) = change {
+                    record.owe(events.changed(server.name().as_str(), instant, change));
+                }
+            })
+        })
+        .await?
+    }
+}
+
+/// Stops the backup when whoever waits for it goes away: the host is gone, or has no more time.
+struct StopWhenDropped(Arc<Progress>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+fn of_vault(error: &VaultError) -> Setback {
+    let why = format!("the vault cannot be used: {}", chain(error));
+    match error {
+        VaultError::Store(error)
+            if matches!(
+                error.kind,
+                StoreErrorKind::Unavailable | StoreErrorKind::NoSpace | StoreErrorKind::Other
+            ) =>
+        {
+            Setback::Passing(why)
+        }
+        _ => Setback::Lasting(why),
+    }
+}
+
+fn of_backup(error: &BackupError, deadline: Option<Instant>) -> Setback {
+    match error {
+        BackupError::AnotherBackup { .. } => Setback::Busy(error.to_string()),
+        BackupError::Cancelled if deadline.is_some() => Setback::Passing(
+            "it was stopped before the function's time limit (functionTimeout in host.json); \
+             what it stored is used by the next try"
+                .to_owned(),
+        ),
+        error if error.may_pass() => Setback::Passing(chain(error)),
+        error => Setback::Lasting(chain(error)),
+    }
+}
+
+/// One line about a backup at work.
+fn line(message: &BackupMessage, progress: &Progress) -> String {
+    let reading = progress.read();
+    let percent = match reading.total_bytes {
+        0 => String::new(),
+        total => format!("{} %, ", (reading.done_bytes.min(total)) * 100 / total),
+    };
+    format!(
+        "backup {}: {percent}{} MB read, {} MB stored, {} of {} objects, {}",
+        message.request,
+        reading.read_bytes / 1_000_000,
+        reading.stored_bytes / 1_000_000,
+        reading.objects_done,
+        reading.objects_total,
+        reading.phase
+    )
+}

@@ -1,0 +1,133 @@
+//! Folders, registrations, bindings and settings name the same things.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::*;
+use crate::settings::{BUS, EVENTS, POLICY, QUEUE};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("handlers is in the checkout")
+}
+
+fn json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// function.json by the name of its folder.
+fn function_jsons() -> BTreeMap<String, Value> {
+    let folders = std::fs::read_dir(root().join("handlers")).expect("handlers is a folder");
+    folders
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("function.json").exists())
+        .map(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
+            (name, json(&path.join("function.json")))
+        })
+        .collect()
+}
+
+fn example_settings() -> BTreeMap<String, String> {
+    let example = json(&root().join("local.settings.example.json"));
+    serde_json::from_value(example["Values"].clone()).expect("Values are texts")
+}
+
+fn settings(root: &Path) -> Settings {
+    let values = example_settings();
+    let env = move |name: &str| values.get(name).cloned();
+    let mut settings = Settings::read(&env).expect("the example has all settings");
+    settings.root = root.to_owned();
+    settings.bus = "sqlite:queues.db".to_owned();
+    settings
+}
+
+#[test]
+fn every_folder_is_registered_and_every_function_has_a_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let app = app(&settings(folder.path())).expect("the app registers its functions");
+    let registered: BTreeMap<String, &str> =
+        app.functions().map(|(name, kind)| (name.to_owned(), kind.binding_type())).collect();
+    let folders: BTreeMap<String, String> = function_jsons()
+        .into_iter()
+        .map(|(name, json)| {
+            let bindings = json["bindings"].as_array().expect("bindings").clone();
+            let mut triggers = bindings
+                .iter()
+                .filter_map(|binding| binding["type"].as_str())
+                .filter(|type_| type_.ends_with("Trigger"));
+            let trigger = triggers.next().expect("a trigger").to_owned();
+            assert_eq!(triggers.next(), None, "{name} has one trigger");
+            (name, trigger)
+        })
+        .collect();
+    let registered: BTreeMap<String, String> =
+        registered.into_iter().map(|(name, kind)| (name, kind.to_owned())).collect();
+    assert_eq!(registered, folders);
+    assert_eq!(registered.len(), 3);
+}
+
+#[test]
+fn folders_hold_nothing_that_the_host_would_take_for_a_language() {
+    for name in function_jsons().keys() {
+        for entry in std::fs::read_dir(root().join("handlers").join(name)).expect("a folder") {
+            let file = entry.expect("an entry").file_name();
+            let file = file.to_string_lossy();
+            assert!(file == "function.json" || file.ends_with(".rs"), "{name}/{file}");
+        }
+    }
+}
+
+#[test]
+fn settings_are_named_where_they_are_used_and_used_where_they_are_named() {
+    let mut used: BTreeSet<String> = [POLICY, BUS, QUEUE, EVENTS].map(str::to_owned).into();
+    for (name, function) in function_jsons() {
+        for binding in function["bindings"].as_array().expect("bindings") {
+            for (key, value) in binding.as_object().expect("a binding") {
+                let Some(text) = value.as_str() else { continue };
+                if let Some(setting) = text.strip_prefix('%').and_then(|t| t.strip_suffix('%')) {
+                    used.insert(setting.to_owned());
+                }
+                if key == "connection" {
+                    assert_eq!(text, BUS, "{name}: messages are sent where they are received");
+                    used.insert(text.to_owned());
+                }
+                if key == "queueName" {
+                    assert_eq!(text, format!("%{QUEUE}%"), "{name}");
+                }
+            }
+        }
+    }
+    // For the host itself.
+    used.insert("FUNCTIONS_WORKER_RUNTIME".to_owned());
+    let named: BTreeSet<String> = example_settings().into_keys().collect();
+    assert_eq!(named, used);
+}
+
+#[test]
+fn messages_arrive_as_bytes_so_that_a_body_cannot_pose_as_metadata() {
+    for (name, function) in function_jsons() {
+        for binding in function["bindings"].as_array().expect("bindings") {
+            if binding["type"] == "serviceBusTrigger" {
+                assert_eq!(binding["dataType"], "binary", "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn host_json_starts_this_handler_and_gives_its_locks_as_long_as_its_functions() {
+    let host = json(&root().join("host.json"));
+    let description = &host["customHandler"]["description"];
+    assert_eq!(description["defaultExecutablePath"], "flexkeep-handler");
+    assert_eq!(env!("CARGO_BIN_NAME"), "flexkeep-handler");
+    // The response envelope is what the handler speaks.
+    assert_eq!(host["customHandler"]["enableForwardingHttpRequest"], false);
+    let timeout = &host["functionTimeout"];
+    assert_eq!(timeout, &host["extensions"]["serviceBus"]["maxAutoLockRenewalDuration"]);
+    let timeout = host_json_timeout(HOST_JSON).expect("host.json").expect("a limit");
+    assert_eq!(timeout.as_secs(), 86_400);
+    assert_eq!(host["extensions"]["http"]["routePrefix"], "api");
+}

@@ -1,0 +1,52 @@
+//! flexkeep as an Azure Functions app: one custom handler with all functions.
+//!
+//! Each function has a folder with its function.json, which the package carries to its root, and
+//! a module that only translates: what is done is in `flexkeep-service`.
+
+mod api;
+mod app;
+mod backup;
+mod schedule;
+mod settings;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use flexkeep_functions::{BoxError, logging};
+
+use crate::settings::Settings;
+
+/// How long threads that still work may hold up the end of the process. What they do survives it.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let result = run();
+    if let Err(error) = &result {
+        // The only place without a log: it may be what failed.
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            format!("error: {}\n", chain(error.as_ref())).as_bytes(),
+        );
+    }
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run() -> Result<(), BoxError> {
+    logging::init("info")?;
+    // One thread for requests: backups have threads of their own, and there is little else.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let settings = Settings::read(&flexkeep_policy::ProcessEnv)?;
+        app::app(&settings)?.run().await?;
+        Ok(())
+    });
+    runtime.shutdown_timeout(END_LIMIT);
+    result
+}
+
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
