@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build test fmt lint demo bench clean
+APP ?= target/app
+.PHONY: help setup build app test fmt lint demo bench clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,6 +13,10 @@ setup: ## install what tests, demo and bench need (PostgreSQL 15, 17, 18 beside 
 
 build: ## build the command, target/release/flexkeep
 	cargo build --release --locked -p flexkeep-cli
+
+app: ## build the command and put the function app together in target/app (APP=FOLDER for another)
+	cargo build --release --locked -p flexkeep-cli -p flexkeep-handlers
+	@scripts/app.sh "$$(cargo metadata --locked --no-deps --format-version 1 | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/flexkeep-handler" "$(APP)"
 
 test: ## all checks: formatting, lints, every test against real servers
 	@scripts/test.sh

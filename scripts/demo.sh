@@ -9,10 +9,15 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # In /tmp, as a socket's path must be short and user postgres must be able to go there.
 work=$(mktemp -d /tmp/flexkeep-demo.XXXXXX)
+host=''
 clean_up() {
   local code=$? data pid try
   trap '' INT TERM HUP
   trap - EXIT
+  if [ -n "$host" ] && kill -TERM "$host" 2>/dev/null; then
+    for try in $(seq 300); do kill -0 "$host" 2>/dev/null || break; sleep 0.1; done
+    kill -KILL "$host" 2>/dev/null || true
+  fi
   for data in "$work"/*/data; do
     pid=$(head -n 1 "$data/postmaster.pid" 2>/dev/null) || continue
     # The number alone could by now be another process's.
@@ -112,14 +117,14 @@ unset "${!PG@}"
 export LC_ALL=C.UTF-8 PGCONNECT_TIMEOUT=20
 
 echo
-echo "flexkeep: a backup of a whole server, a second one, and a restore by stock pg_restore"
+echo "flexkeep: a function app backs a server up, twice, and stock pg_restore brings it back"
 echo
 step "Tools: PostgreSQL 18 beside the system" "$here/setup.sh"
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
 bin=$FLEXKEEP_PG18_BIN
 export PATH=$bin:$PATH
-step "flexkeep: cargo build --release" make -C "$here/.." --no-print-directory build
+step "flexkeep: the command and the function app" make -C "$here/.." --no-print-directory app APP="$work/app"
 flexkeep=$(cd "$here/.." && cargo metadata --locked --no-deps --format-version 1 |
   python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/flexkeep
 vault=$work/vault export=$work/export databases="shop events pictures"
@@ -129,14 +134,60 @@ step "Server one: starts" start_server one
 step "Server one: a shop, three databases" sql one postgres -f "$here/demo/shop.sql"
 note "$(sql one postgres -c "SELECT pg_size_pretty(sum(pg_database_size(datname))) || ' on disk' FROM pg_database WHERE datname IN ('shop', 'events', 'pictures')")"
 step "Check: can everything be backed up?" timeout --foreground 120 "$flexkeep" check --from "$(connection one)" --vault "$vault"
-step "First backup" timeout --foreground 500 "$flexkeep" backup --from "$(connection one)" --vault "$vault" --name shop
+
+# The policy: what to back up, when, and where to. A server that was never backed up is due at once.
+app=$work/app events=$work/app/state/events.jsonl
+cat >"$app/policy.toml" <<POLICY
+[vault]
+place = "$vault"
+
+[[server]]
+name = "shop"
+connection = "$(connection one)"
+schedule = { every = "week", on = "sunday", at = "02:30", zone = "Europe/Berlin" }
+POLICY
+python3 - "$app" "$bin" <<'PYTHON'
+import json, sys
+app, bin = sys.argv[1:]
+settings = json.load(open(f"{app}/local.settings.example.json"))
+settings["Values"] |= {"FLEXKEEP_TICK": "* * * * * *", "FLEXKEEP_PG_BIN": bin}
+json.dump(settings, open(f"{app}/local.settings.json", "w"))
+PYTHON
+# wait_for_event TYPE: the event's line, as soon as it was told.
+wait_for_event() {
+  local try
+  for try in $(seq 3000); do
+    if grep -s "\"type\":\"flexkeep.$1\"" "$events"; then return 0; fi
+    kill -0 "$host" 2>/dev/null || break
+    sleep 0.1
+  done
+  cat "$work/host.log"
+  return 1
+}
+show_host() { sed -E 's/^[^ ]+Z? +//; s/flexkeep_local_host::[a-z]+: //; s/invocation\{[^}]*\}: //g; s/^([A-Z]+) +(handler: [a-z]+ )?/\1 /' "$work/host.log" | grep -E "$1" | tail -n "${2:-2}" | cut -c 1-100 | sed 's/^/      /'; }
+
+"$flexkeep" host --app "$app" --listen 127.0.0.1:0 >"$work/host.log" 2>&1 </dev/null &
+host=$!
+step "The timer fires, the worker backs up, the event comes" wait_for_event backup.completed
+show_host 'is sent|MB read' 3
 first=$(bytes "$vault")
 note "vault: $(size "$vault")"
 step "A day of business: 1 % of the rows" sql one postgres -f "$here/demo/day.sql"
-step "Second backup" timeout --foreground 500 "$flexkeep" backup --from "$(connection one)" --vault "$vault" --name shop
+url=$(sed -n 's/.*listening on \(http:[^ ]*\).*/\1/p' "$work/host.log" | head -n 1)
+step "Back up now: flexkeep trigger shop --wait" timeout --foreground 500 "$flexkeep" trigger shop --wait 8m --url "$url"
 second=$(bytes "$vault")
 note "vault: $(size "$vault"), $(awk -v a="$first" -v b="$second" 'BEGIN { printf "%.1f %% more", (b - a) / a * 100 }')"
 timeout --foreground 60 "$flexkeep" list --vault "$vault" | sed 's/^/      /'
+timeout --foreground 60 "$flexkeep" status --policy "$app/policy.toml" | sed 's/^/      /'
+note "$(grep -c . "$events") events told; the last:"
+tail -n 1 "$events" | python3 -c '
+import json, sys
+event = json.loads(sys.stdin.readline())
+data = event["data"]
+print(f"      {event['"'type'"']}: {data['"'backup'"']}, {data['"'rows'"']} rows, {data['"'new_stored_bytes'"']} bytes new, {len(data['"'not_backed_up'"'])} losses")'
+kill -TERM "$host"
+wait "$host"
+host=''
 step "Export of the latest backup" timeout --foreground 500 "$flexkeep" export latest --vault "$vault" --to "$export"
 note "$(cd "$export" && ls -m)"
 
@@ -164,11 +215,12 @@ cat <<'TEXT'
 
 Nothing of this is left running or on disk. To do it with a server of yours:
 
-  make build
+  make app                                       # the command, and the function app in target/app
   target/release/flexkeep check  --from "host=... user=... dbname=postgres" --vault /where/backups/go
   target/release/flexkeep backup --from "host=... user=... dbname=postgres" --vault /where/backups/go
   target/release/flexkeep list   --vault /where/backups/go
   target/release/flexkeep export latest --vault /where/backups/go --to /an/empty/folder
 
-The export's README.txt says how to restore it.
+The export's README.txt says how to restore it. docs/policy.md and docs/self-hosting.md say how the
+function app backs up many servers by schedule.
 TEXT

@@ -31,8 +31,10 @@ const MAX_WAITS: u32 = 290;
 /// How long a backup that is told to stop may take for it.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
-/// How often a backup at work is looked at, and how often a line tells how far it is.
+/// How often a backup at work is looked at, and how often a line tells how far it is; the first
+/// one sooner.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+const FIRST_LINE: Duration = Duration::from_secs(1);
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// A message as the queue delivered it.
@@ -234,7 +236,7 @@ impl Service {
         mut backup: tokio::task::JoinHandle<Result<Manifest, BackupError>>,
     ) -> Result<Result<Manifest, BackupError>, ServiceError> {
         let _stop_when_dropped = StopWhenDropped(Arc::clone(progress));
-        let mut line_at = Instant::now() + LINE_EVERY;
+        let mut line_at = Instant::now() + FIRST_LINE;
         loop {
             let result = tokio::time::timeout(LOOK_EVERY, &mut backup).await;
             for restart in progress.take_restarts() {
