@@ -4,6 +4,7 @@
   bench.py all [--quick] [--keep]              everything; the figures come last, one a line
   bench.py setup [one|mixed]                   load the data and leave the servers running
   bench.py run one|mixed first|repeat          one phase, on servers that setup left running
+  bench.py handler                             the function app's handler: start, memory, an empty invocation
   bench.py report                              the figures of all phases that were run
   bench.py start | stop | clean                the servers; clean deletes the data too
 
@@ -25,6 +26,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import bench_handler
 
 ROOT = Path(__file__).resolve().parent.parent
 CODECS = {"none": "none", "lz4": "lz4", "zstd": "zstd:1"}
@@ -233,9 +236,7 @@ def programs():
         return Path(ARGS.flexkeep).resolve(), Path(ARGS.copy_limit).resolve()
     build = ["cargo", "build", "-q", "--release", "--locked", "-p", "flexkeep-cli", "-p", "flexkeep-tests", "--bin", "flexkeep", "--bin", "copy_limit"]
     subprocess.run(build, cwd=ROOT, check=True, timeout=LIMIT_SECONDS)
-    meta = subprocess.run(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=ROOT, check=True,
-                          capture_output=True, timeout=120).stdout
-    target = Path(json.loads(meta)["target_directory"]) / "release"
+    target = target_folder()
     return Path(ARGS.flexkeep or target / "flexkeep").resolve(), target / "copy_limit"
 
 
@@ -335,7 +336,8 @@ def fastest(result):
 
 def report():
     results = load_results()
-    lines = []
+    handler = results.pop("handler", {})
+    lines = [(name, value, unit) for name, (value, unit) in handler.items()]
     for kind in ("first", "repeat"):
         for data in ("one", "mixed"):
             result = results.get(f"{data} {kind}")
@@ -383,10 +385,27 @@ def everything():
             for kind in ("first", "repeat"):
                 Phase(name, kind).run()
             Server(name).stop()
+        run_handler()
         report()
     finally:
         if not ARGS.keep:
             clean()
+
+
+def run_handler():
+    """Measures the handler, and keeps the figures beside those of the phases."""
+    say("handler: start, idle memory, empty invocations")
+    subprocess.run(["cargo", "build", "-q", "--release", "--locked", "-p", "flexkeep-handlers"], cwd=ROOT, check=True, timeout=LIMIT_SECONDS)
+    ARGS.dir.mkdir(parents=True, exist_ok=True)
+    results = load_results()
+    results["handler"] = bench_handler.measure(target_folder() / "flexkeep-handler")
+    (ARGS.dir / "results.json").write_text(json.dumps(results))
+
+
+def target_folder():
+    meta = subprocess.run(["cargo", "metadata", "--locked", "--no-deps", "--format-version", "1"], cwd=ROOT, check=True,
+                          capture_output=True, timeout=120).stdout
+    return Path(json.loads(meta)["target_directory"]) / "release"
 
 
 def setup_one(name):
@@ -403,7 +422,7 @@ def clean():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["all", "setup", "run", "report", "start", "stop", "clean"])
+    parser.add_argument("action", choices=["all", "setup", "run", "report", "handler", "start", "stop", "clean"])
     parser.add_argument("words", nargs="*", help="run: one|mixed first|repeat; setup, start, stop: one and/or mixed")
     parser.add_argument("--dir", type=Path, default=Path(f"/var/tmp/flexkeep-bench-{os.getuid()}"), help="data, vault and dumps, on one disk")
     parser.add_argument("--scale", type=int, default=300, help="of pgbench; 300 is 3 GB of text")
@@ -444,6 +463,9 @@ if __name__ == "__main__":
         Phase(*ARGS.words).run()
         report()
     elif ARGS.action == "report":
+        report()
+    elif ARGS.action == "handler":
+        run_handler()
         report()
     elif ARGS.action == "clean":
         clean()

@@ -84,6 +84,8 @@ with the commands that restore them.";
 const CHECK_EXAMPLES: &str = "\
 Examples:
   flexkeep check --from 'host=db.example.org user=backup' --vault /srv/vault
+  flexkeep check --policy policy.toml            all servers of a function app
+  flexkeep check --policy policy.toml --name shop
 
 Exit code 0: a backup will succeed; 1: it would fail; 3: it would succeed with losses.";
 
@@ -289,6 +291,9 @@ pub(crate) struct ExportArgs {
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
+    /// Check a policy, and each of its servers that is enabled; with --name only that one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "vault", "exclude_database"])]
+    pub(crate) policy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
 }

@@ -1,6 +1,6 @@
 //! What to do about an error, where the error itself does not say it.
 
-use flexkeep_engine::{BackupError, ExportError};
+use flexkeep_engine::{BackupError, ExportError, ToolError};
 use flexkeep_pg_copy as pg;
 use flexkeep_vault::VaultError;
 
@@ -42,6 +42,7 @@ pub(crate) fn backup(error: &BackupError) -> Option<String> {
              stored already is used again"
         }
         BackupError::UploadFailed => NOTHING_LOST,
+        BackupError::Tool(ToolError::Missing { .. }) => "--pg-bin DIR names the folder",
         BackupError::Internal(_) => "this is a defect of flexkeep; please report it with this text",
         _ => return None,
     };

@@ -106,8 +106,8 @@ fn look_for_tools(options: &BackupOptions, server_major: Option<u32>, report: &m
                 Some(major) => format!("none for a PostgreSQL {major} server was found; {found}"),
                 None => format!("none was found; {found}"),
             },
-            "install the client package of the server's version or newer, or name its folder \
-             with --pg-bin",
+            "install the client package of the server's version or newer, or say where its \
+             programs are",
         ),
         Err(error) => report.add_error(SUBJECT, &error),
     }

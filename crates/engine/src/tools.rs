@@ -252,7 +252,7 @@ mod tests {
     fn a_folder_without_pg_dump_is_named_in_the_error() {
         let error = ClientTools::find(Some(Path::new("/nonexistent")), 15).unwrap_err();
         let text = error.to_string();
-        assert!(text.contains("/nonexistent") && text.contains("--pg-bin"), "{text}");
+        assert!(text.contains("/nonexistent") && text.contains("where its programs are"), "{text}");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! `flexkeep check`
 
-use flexkeep_engine::{CheckReport, Severity};
+use std::path::Path;
+
+use flexkeep_engine::{BackupOptions, CheckReport, Severity};
+use flexkeep_policy::{Policy, ProcessEnv, ServerPolicy};
 use serde::Serialize;
 
 use crate::args::CheckArgs;
@@ -17,23 +20,92 @@ struct Document<'a> {
 }
 
 pub(crate) fn run(args: &CheckArgs, output: &Output) -> Result<Exit, Failure> {
+    if let Some(policy) = &args.policy {
+        return of_policy(policy, args, output);
+    }
     let target = source::target(args.source.from.as_deref(), output)?;
     let chosen = vault::choose(&args.vault)?;
     let report = flexkeep_engine::check(&target, &chosen.place, &args.source.options());
     let worst = report.worst();
     if output.json {
-        let status = match worst {
-            Severity::Ok | Severity::Note => "ready",
-            Severity::Warning => "ready_with_losses",
-            Severity::Error => "not_ready",
-        };
-        output::json(&Document { status, report: &report })?;
+        output::json(&Document { status: status(worst), report: &report })?;
     } else {
         output::text(&render::check::page(&report, output.quiet))?;
     }
-    Ok(match worst {
+    Ok(exit(worst))
+}
+
+#[derive(Serialize)]
+struct Checked {
+    server: String,
+    status: &'static str,
+    #[serde(flatten)]
+    report: CheckReport,
+}
+
+/// Checks the servers of a policy one after the other; the worst counts.
+fn of_policy(path: &Path, args: &CheckArgs, output: &Output) -> Result<Exit, Failure> {
+    let wrong = |error| Failure::new(Exit::Usage, anyhow::Error::new(error));
+    let policy = Policy::load(path, &ProcessEnv).map_err(wrong)?;
+    let chosen: Vec<ServerPolicy> = match &args.source.name {
+        Some(name) => {
+            let known: Vec<&str> =
+                policy.servers().iter().map(|server| server.name().as_str()).collect();
+            let server = policy.server(name.as_str()).ok_or_else(|| {
+                Failure::usage(format!("the policy has no server {name}"))
+                    .hint(format!("it has {}", known.join(", ")))
+            })?;
+            vec![server.clone()]
+        }
+        None => policy.servers().iter().filter(|server| server.enabled()).cloned().collect(),
+    };
+    let place = policy.vault().clone();
+    // What the environment lacks for a server that is not looked at is no matter here.
+    if args.source.name.is_none() {
+        policy.strict().map_err(wrong)?;
+    }
+    let mut all = Vec::new();
+    for server in chosen {
+        let target = server.connection().map_err(|problems| {
+            let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Failure::usage(text.join("\n"))
+        })?;
+        let options = BackupOptions {
+            name: Some(server.name().clone()),
+            lanes: server.lanes() as usize,
+            exclude_databases: server.exclude_databases().to_vec(),
+            ..args.source.options()
+        };
+        let report = flexkeep_engine::check(target, &place, &options);
+        if !output.json {
+            let page = render::check::page(&report, output.quiet);
+            output::text(&format!("{}\n{page}", server.name()))?;
+        }
+        let server = server.name().to_string();
+        all.push(Checked { server, status: status(report.worst()), report });
+    }
+    if all.is_empty() {
+        return Err(Failure::usage("no server of the policy is enabled"));
+    }
+    let worst = all.iter().map(|one| one.report.worst()).max().unwrap_or(Severity::Ok);
+    if output.json {
+        output::json(&serde_json::json!({"status": status(worst), "servers": all}))?;
+    }
+    Ok(exit(worst))
+}
+
+fn status(worst: Severity) -> &'static str {
+    match worst {
+        Severity::Ok | Severity::Note => "ready",
+        Severity::Warning => "ready_with_losses",
+        Severity::Error => "not_ready",
+    }
+}
+
+fn exit(worst: Severity) -> Exit {
+    match worst {
         Severity::Ok | Severity::Note => Exit::Success,
         Severity::Warning => Exit::Losses,
         Severity::Error => Exit::Failed,
-    })
+    }
 }
