@@ -121,6 +121,9 @@ fn refusal(error: ServiceError) -> Refusal {
         ServiceError::Vault(
             error @ (VaultError::NoSuchBackup { .. } | VaultError::AmbiguousBackup { .. }),
         ) => crate::chain(error),
+        ServiceError::BadRequest(error) => {
+            format!("the header Idempotency-Key cannot be used: {}", crate::chain(error))
+        }
         error => crate::chain(error),
     };
     Refusal::new(status, message)

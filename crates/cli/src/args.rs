@@ -12,6 +12,7 @@ use flexkeep_engine::{BackupOptions, DEFAULT_LEVEL, ExportOptions, RolesFor};
 use flexkeep_vault::ServerName;
 use jiff::SignedDuration;
 
+use crate::env_vars;
 use crate::output::{Output, ProgressMode};
 
 /// Most connections that one backup may open for data; a server has few hundred in all.
@@ -35,7 +36,8 @@ Exit codes:
 Environment:
   FLEXKEEP_FROM   connection string, where --from is not given
   FLEXKEEP_VAULT  the vault, where --vault is not given
-  FLEXKEEP_URL, FLEXKEEP_API_KEY  the function app, for trigger and status
+  FLEXKEEP_URL    the function app, for trigger and status; FLEXKEEP_API_KEY its key
+  FLEXKEEP_PG_BIN folder of pg_dump, where --pg-bin is not given
   FLEXKEEP_LOG    log filter, such as debug or flexkeep_engine=trace
   PGPASSWORD, PGHOST, PGSSLMODE, ...  complete the connection string, as in libpq";
 
@@ -211,6 +213,7 @@ pub(crate) struct SourceArgs {
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) exclude_database: Vec<String>,
     /// Folder of pg_dump and pg_dumpall; the newest that is installed when not given
+    /// [env: FLEXKEEP_PG_BIN]
     #[arg(long, value_name = "DIR")]
     pub(crate) pg_bin: Option<PathBuf>,
     /// Leave out the password hashes of roles
@@ -316,7 +319,7 @@ impl SourceArgs {
             name: self.name.clone(),
             lanes: count(self.lanes),
             exclude_databases: self.exclude_database.clone(),
-            pg_bin: self.pg_bin.clone(),
+            pg_bin: self.pg_bin.clone().or_else(env_vars::pg_bin),
             role_passwords: !self.no_role_passwords,
             stall_timeout: self.stall_timeout,
             tool: concat!("flexkeep ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -15,6 +15,9 @@ pub(crate) const FLEXKEEP_URL: &str = "FLEXKEEP_URL";
 /// The function app's key.
 pub(crate) const FLEXKEEP_API_KEY: &str = "FLEXKEEP_API_KEY";
 
+/// Folder of pg_dump, where `--pg-bin` is not given.
+const FLEXKEEP_PG_BIN: &str = "FLEXKEEP_PG_BIN";
+
 /// What is logged to standard error, as `LEVEL` or `TARGET=LEVEL,...`; wins over `-v` and `-q`.
 pub(crate) const FLEXKEEP_LOG: &str = "FLEXKEEP_LOG";
 
@@ -35,4 +38,9 @@ pub(crate) fn get(name: &str) -> Result<Option<String>, Failure> {
             Err(Failure::usage(format!("the environment variable {name} is not UTF-8")))
         }
     }
+}
+
+/// The folder of `FLEXKEEP_PG_BIN`.
+pub(crate) fn pg_bin() -> Option<std::path::PathBuf> {
+    std::env::var_os(FLEXKEEP_PG_BIN).filter(|path| !path.is_empty()).map(Into::into)
 }

@@ -42,7 +42,9 @@ pub(crate) fn backup(error: &BackupError) -> Option<String> {
              stored already is used again"
         }
         BackupError::UploadFailed => NOTHING_LOST,
-        BackupError::Tool(ToolError::Missing { .. }) => "--pg-bin DIR names the folder",
+        BackupError::Tool(ToolError::Missing { .. }) => {
+            "--pg-bin DIR, or FLEXKEEP_PG_BIN, names their folder"
+        }
         BackupError::Internal(_) => "this is a defect of flexkeep; please report it with this text",
         _ => return None,
     };

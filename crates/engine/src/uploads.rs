@@ -4,15 +4,25 @@
 //! waiting too. It hands its chunk over instead and reads on. What is on its way is bounded in
 //! bytes; a lane that is too far ahead waits. The first failure stops everything: nothing after it
 //! is worth uploading, because the backup will not be sealed.
+//!
+//! What is written is made durable twice a second while the lanes read on, so that sealing need not
+//! wait for all of it at its end, and a folder's file system does not gather a gigabyte of changes
+//! (docs/performance.md has what that costs).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use flexkeep_vault::{ContentHash, Put, Vault, VaultError};
 
 use crate::journal::ItemJournal;
 use crate::progress::Progress;
+
+/// How often what was written is made durable.
+const SYNC_EVERY: Duration = Duration::from_millis(500);
 
 /// One chunk on its way into the vault.
 struct Job {
@@ -46,12 +56,16 @@ struct Shared {
     limit_bytes: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// Chunks that were written so far.
+    written: AtomicU64,
 }
 
 /// The threads that write chunks. All lanes of a backup share one.
 pub(crate) struct Uploads {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// Dropped to end the thread that syncs.
+    end_of_syncs: Option<Sender<()>>,
 }
 
 /// What was uploaded.
@@ -75,14 +89,18 @@ impl Uploads {
             limit_bytes,
             state: Mutex::default(),
             changed: Condvar::new(),
+            written: AtomicU64::new(0),
         });
-        let threads = (0..threads.max(1))
+        let mut threads: Vec<_> = (0..threads.max(1))
             .map(|_| {
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || shared.work())
             })
             .collect();
-        Self { shared, threads }
+        let (end_of_syncs, ended) = mpsc::channel();
+        let syncing = Arc::clone(&shared);
+        threads.push(std::thread::spawn(move || syncing.sync_until(&ended)));
+        Self { shared, threads, end_of_syncs: Some(end_of_syncs) }
     }
 
     /// An empty buffer for the next chunk.
@@ -143,6 +161,7 @@ impl Uploads {
 
 impl Drop for Uploads {
     fn drop(&mut self) {
+        self.end_of_syncs = None;
         let mut state = self.shared.lock();
         state.closed = true;
         state.waiting.clear();
@@ -165,6 +184,22 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes what was written durable now and then. Not what the seal relies on: it syncs itself.
+    fn sync_until(&self, ended: &Receiver<()>) {
+        let mut synced = 0;
+        while ended.recv_timeout(SYNC_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let written = self.written.load(Ordering::Relaxed);
+            if written == synced {
+                continue;
+            }
+            synced = written;
+            if let Err(error) = self.vault.data().sync() {
+                // The seal finds out whether it matters.
+                tracing::debug!("cannot sync the vault: {error}");
+            }
+        }
+    }
+
     fn work(&self) {
         loop {
             let mut state = self.lock();
@@ -179,6 +214,7 @@ impl Shared {
             };
             drop(state);
             self.write(job);
+            self.written.fetch_add(1, Ordering::Relaxed);
             self.changed.notify_all();
         }
     }

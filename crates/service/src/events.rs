@@ -127,12 +127,28 @@ impl Events {
         self.of_request(About::BackupRestarted, message, &what, data)
     }
 
+    /// The backup is there. Its lists are as long as an event can have them.
     pub(crate) fn completed(&self, message: &BackupMessage, manifest: &Manifest) -> CloudEvent {
+        let mut listed = MAX_LISTED;
+        loop {
+            let event = self.completed_with(message, manifest, listed);
+            if listed == 0 || event.to_json().is_ok() {
+                return event;
+            }
+            listed /= 2;
+        }
+    }
+
+    fn completed_with(
+        &self,
+        message: &BackupMessage,
+        manifest: &Manifest,
+        listed: usize,
+    ) -> CloudEvent {
         let seconds = (manifest.sealed.as_millisecond() - manifest.started.as_millisecond()) as f64;
-        let databases: Vec<Value> =
-            manifest.databases.iter().take(MAX_LISTED).map(database).collect();
-        let losses: Vec<Value> = manifest.losses.iter().take(MAX_LISTED).map(loss).collect();
-        let notes: Vec<String> = manifest.notes.iter().take(MAX_LISTED).map(|n| cut(n)).collect();
+        let databases: Vec<Value> = manifest.databases.iter().take(listed).map(database).collect();
+        let losses: Vec<Value> = manifest.losses.iter().take(listed).map(loss).collect();
+        let notes: Vec<String> = manifest.notes.iter().take(listed).map(|n| cut(n)).collect();
         let totals = manifest.totals;
         let data = json!({
             "backup": manifest.backup,

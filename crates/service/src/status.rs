@@ -4,7 +4,7 @@ use flexkeep_engine::{RunProgress, run_progress};
 use flexkeep_policy::{Policy, ServerPolicy};
 use flexkeep_vault::manifest::Manifest;
 use flexkeep_vault::store::StoreErrorKind;
-use flexkeep_vault::{RunRecord, RunState, ServerName, Vault, VaultError};
+use flexkeep_vault::{Place, RunRecord, RunState, ServerName, Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -160,7 +160,10 @@ impl Status {
             .collect::<Result<_, _>>()?;
         let place = match (vault, policy) {
             (Some(vault), _) => vault.location(),
-            (None, Some(policy)) => address(policy.vault()),
+            (None, Some(policy)) => match policy.vault() {
+                Place::Folder(path) => path.display().to_string(),
+                other => address(other),
+            },
             (None, None) => String::new(),
         };
         Ok(Self { at: now, vault: place, servers })

@@ -109,12 +109,19 @@ impl Service {
                     behind.last_sent
                 );
             }
+            let mut unsent = None;
             if let Some(due) = tick.due {
                 // Before the record says so: a death in between sends it twice, and the queue
                 // drops the second.
                 let message = BackupMessage::scheduled(name, due.instant, now, due.catch_up);
-                self.send(&message, None).await?;
-                (one.sent, one.catch_up) = (Some(due.instant), due.catch_up);
+                match self.send(&message, None).await {
+                    Ok(()) => (one.sent, one.catch_up) = (Some(due.instant), due.catch_up),
+                    // The next tick sends it. What is owed is told all the same.
+                    Err(error) => {
+                        record.schedule.last_sent = old.schedule.last_sent;
+                        unsent = Some(error);
+                    }
+                }
             }
             let changed = record != old;
             let (write_to, write_name) = (vault.clone(), name.clone());
@@ -122,6 +129,9 @@ impl Service {
                 || blocking(move || record.write(&write_to, &write_name, before)).await??;
             if written {
                 self.tell_owed(vault, name).await?;
+                if let Some(error) = unsent {
+                    return Err(error);
+                }
                 return Ok((one.sent.is_some() || one.overdue.is_some()).then_some(one));
             }
         }

@@ -167,9 +167,9 @@ impl Service {
         let message = &job.message;
         let sealed = {
             let (vault, message) = (job.vault.clone(), message.clone());
-            let find = move || {
-                vault.backup_for_request(&message.server, &message.request, message.requested)
-            };
+            // An instant that was sent twice was requested twice.
+            let since = message.instant.map_or(message.requested, |at| at.min(message.requested));
+            let find = move || vault.backup_for_request(&message.server, &message.request, since);
             blocking(find).await?
         };
         match sealed {
@@ -211,7 +211,8 @@ impl Service {
             })
         };
         let result = self.watch(job, &progress, backup).await?;
-        Ok(result.map_err(|error| of_backup(&error, job.deadline)))
+        let stopped = job.deadline.is_some() && progress.is_cancelled();
+        Ok(result.map_err(|error| of_backup(&error, stopped)))
     }
 
     async fn tell_beginning(&self, job: &Job) -> Result<(), ServiceError> {
@@ -405,10 +406,11 @@ fn of_vault(error: &VaultError) -> Setback {
     }
 }
 
-fn of_backup(error: &BackupError, deadline: Option<Instant>) -> Setback {
+/// `stopped`: the deadline came, of which whatever was waited for then failed.
+fn of_backup(error: &BackupError, stopped: bool) -> Setback {
     match error {
         BackupError::AnotherBackup { .. } => Setback::Busy(error.to_string()),
-        BackupError::Cancelled if deadline.is_some() => Setback::Passing(
+        error if stopped && error.may_pass() => Setback::Passing(
             "it was stopped before the function's time limit (functionTimeout in host.json); \
              what it stored is used by the next try"
                 .to_owned(),

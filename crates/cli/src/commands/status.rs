@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use flexkeep_policy::{Policy, ProcessEnv};
-use flexkeep_service::{RequestNote, Status};
+use flexkeep_service::{RequestNote, ServiceError, Status};
 use flexkeep_vault::store::StoreErrorKind;
 use flexkeep_vault::{Vault, VaultError};
 use jiff::Timestamp;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app_client::AppClient;
 use crate::args::StatusArgs;
+use crate::env_vars::{self, FLEXKEEP_URL, FLEXKEEP_VAULT};
 use crate::exit::{Exit, Failure};
 use crate::output::{self, Output};
 use crate::render::{self, units};
@@ -103,6 +104,13 @@ pub(crate) fn run(args: &StatusArgs, output: &Output) -> Result<Exit, Failure> {
     let mut view = match (&args.url, &args.policy) {
         (Some(url), _) => ask(&AppClient::new(Some(url))?)?,
         (None, Some(policy)) => of_policy(policy)?,
+        (None, None)
+            if args.vault.vault.is_none()
+                && env_vars::get(FLEXKEEP_VAULT)?.is_none()
+                && env_vars::get(FLEXKEEP_URL)?.is_some() =>
+        {
+            ask(&AppClient::new(None)?)?
+        }
         (None, None) => {
             let vault = vault::choose(&args.vault)?.open()?;
             view(Status::read(Some(&vault), None, Timestamp::now()))?
@@ -141,8 +149,11 @@ fn of_policy(path: &Path) -> Result<View, Failure> {
 }
 
 /// By way of JSON: the same fields that a function app would send.
-fn view(status: Result<Status, flexkeep_service::ServiceError>) -> Result<View, Failure> {
-    let status = status.map_err(|error| Failure::new(Exit::Failed, anyhow::Error::new(error)))?;
+fn view(status: Result<Status, ServiceError>) -> Result<View, Failure> {
+    let status = status.map_err(|error| match error {
+        ServiceError::Vault(error) => error.into(),
+        error => Failure::new(Exit::Failed, anyhow::Error::new(error)),
+    })?;
     serde_json::to_value(status)
         .and_then(serde_json::from_value)
         .map_err(|error| Failure::new(Exit::Failed, anyhow::Error::new(error)))

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flexkeep_service::Fate;
+use flexkeep_service::{Fate, RequestNote};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -25,6 +25,8 @@ const MAX_FAILED_ASKS: u32 = 30;
 struct Accepted {
     server: String,
     request: String,
+    /// What became of the same request before; nothing is sent then.
+    known: Option<RequestNote>,
 }
 
 #[derive(Serialize)]
@@ -56,20 +58,33 @@ pub(crate) fn run(args: &TriggerArgs, output: &Output) -> Result<Exit, Failure> 
         None => None,
         Some(wait) => Some(wait_for(&app, &accepted, wait, output)?),
     };
-    let (status, backup) = match &backup {
-        Some(backup) => ("sealed", Some(backup.as_str())),
-        None => ("sent", None),
+    let (status, backup) = match (backup, accepted.known.as_ref().map(|note| &note.fate)) {
+        (Some(backup), _) => ("sealed", Some(backup)),
+        (None, Some(Fate::Sealed { backup })) => ("sealed", Some(backup.clone())),
+        (None, Some(Fate::PutOff { .. })) => ("put_off", None),
+        (None, Some(Fate::Failed { why })) => {
+            let what = format!("this request for a backup of {} failed: {why}", accepted.server);
+            return Err(Failure::new(Exit::Failed, anyhow::Error::msg(what))
+                .hint("ask again under another --idempotency-key, or without one"));
+        }
+        (None, None) => ("sent", None),
     };
     if output.json {
         let (server, request) = (accepted.server.as_str(), accepted.request.as_str());
-        output::json(&Document { status, server, request, backup })?;
-    } else if let Some(backup) = backup {
-        output::text(backup)?;
-    } else {
-        if !output.quiet {
-            SCREEN.print(&format!("asked for a backup of {}", accepted.server));
+        output::json(&Document { status, server, request, backup: backup.as_deref() })?;
+        return Ok(Exit::Success);
+    }
+    match backup {
+        Some(backup) => output::text(&backup)?,
+        None => {
+            if !output.quiet {
+                SCREEN.print(&match status {
+                    "sent" => format!("asked for a backup of {}", accepted.server),
+                    _ => format!("{} was asked for before, and is tried again", accepted.request),
+                });
+            }
+            output::text(&accepted.request)?;
         }
-        output::text(&accepted.request)?;
     }
     Ok(Exit::Success)
 }
