@@ -18,7 +18,7 @@ async fn settled(host: &mut Running) -> (String, Settlement) {
 }
 
 #[tokio::test]
-async fn a_message_reaches_an_idle_host_within_a_tenth_of_a_second() {
+async fn a_message_wakes_an_idle_host_before_its_next_look() {
     let app = App::new().queue_function("f", json!({}), &[]);
     let queues = app.queues();
     let mut host = app.start().await;
@@ -32,8 +32,8 @@ async fn a_message_reaches_an_idle_host_within_a_tenth_of_a_second() {
         times.push(sent.elapsed());
     }
     times.sort();
-    // One or two of them may have met a busy machine.
-    assert!(times[1] < Duration::from_millis(100), "{times:?}");
+    // It looks twice a second without being woken; some of them may have met a busy machine.
+    assert!(times[1] < Duration::from_millis(250), "{times:?}");
     host.stop().await;
 }
 
@@ -116,8 +116,7 @@ async fn no_more_calls_run_at_once_than_configured() {
 }
 
 fn short_locks(app: &App) {
-    let options =
-        QueueOptions { lock_duration: Duration::from_millis(800), ..QueueOptions::default() };
+    let options = QueueOptions { lock_duration: Duration::from_secs(2), ..QueueOptions::default() };
     app.queues().declare(QUEUE, &options).unwrap();
 }
 
@@ -125,14 +124,14 @@ fn short_locks(app: &App) {
 async fn locks_are_renewed_while_the_function_runs() {
     let app = App::new().queue_function("f", json!({}), &[]);
     short_locks(&app);
-    app.behave("f", "sleep 3000");
+    app.behave("f", "sleep 5000");
     app.send("long");
     let mut host = app.start().await;
     assert_eq!(settled(&mut host).await.1, Settlement::Completed);
     assert_eq!(app.requests().len(), 1);
     assert_eq!(
         app.queues().queues().unwrap()[0].options.lock_duration.as_millis(),
-        800,
+        2000,
         "the host leaves the options of a queue that exists as they are"
     );
     host.stop().await;
@@ -144,7 +143,7 @@ async fn without_renewal_the_lock_is_lost_and_the_message_comes_again() {
         .service_bus(json!({"maxAutoLockRenewalDuration": "00:00:00"}))
         .queue_function("f", json!({}), &[]);
     short_locks(&app);
-    app.behave("f", "sleep 2500\nok");
+    app.behave("f", "sleep 5000\nok");
     app.send("long");
     let mut host = app.start().await;
     assert_eq!(settled(&mut host).await.1, Settlement::Completed, "the second delivery is quick");
