@@ -1,5 +1,7 @@
 //! The functions, under the names of their folders.
 
+use std::time::Duration;
+
 use flexkeep_functions::{App, BoxError, host_json_timeout};
 
 use crate::settings::Settings;
@@ -13,9 +15,7 @@ const HOST_JSON: &str = include_str!("../host.json");
 /// The app with all its functions.
 pub(crate) fn app(settings: &Settings) -> Result<App, BoxError> {
     let service = settings.service()?;
-    // The host.json beside the handler counts; the one that was built in is for a start without.
-    let host_json = std::fs::read_to_string(settings.root.join("host.json"));
-    let timeout = host_json_timeout(host_json.as_deref().unwrap_or(HOST_JSON))?;
+    let timeout = timeout(settings)?;
     let mut app = App::new();
     app.function_timeout(timeout).body_limit(BODY_LIMIT);
     app.timer("schedule", include_str!("schedule/function.json"), {
@@ -30,6 +30,19 @@ pub(crate) fn app(settings: &Settings) -> Result<App, BoxError> {
         api::run(service.clone(), request, cx)
     })?;
     Ok(app)
+}
+
+/// The host's time limit: of the setting that overrides host.json, of the host.json beside the
+/// handler, or of the one that was built in.
+fn timeout(settings: &Settings) -> Result<Option<Duration>, BoxError> {
+    if let Some(text) = &settings.function_timeout {
+        let host_json = serde_json::json!({"functionTimeout": text}).to_string();
+        return Ok(host_json_timeout(&host_json)?);
+    }
+    match std::fs::read_to_string(settings.root.join("host.json")) {
+        Ok(host_json) => Ok(host_json_timeout(&host_json)?),
+        Err(_) => Ok(host_json_timeout(HOST_JSON)?),
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,9 @@ pub(crate) const EVENTS: &str = "FLEXKEEP_EVENTS";
 /// Folder of pg_dump; optional.
 pub(crate) const PG_BIN: &str = "FLEXKEEP_PG_BIN";
 
+/// The host's own override of functionTimeout in host.json.
+const FUNCTION_TIMEOUT: &str = "AzureFunctionsJobHost__functionTimeout";
+
 /// What the app needs to know. Relative paths are relative to the app's root.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
@@ -28,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) queue: String,
     pub(crate) events: Vec<Events>,
     pub(crate) pg_bin: Option<PathBuf>,
+    pub(crate) function_timeout: Option<String>,
 }
 
 /// A place where events go.
@@ -57,6 +61,7 @@ impl Settings {
                 &required(env, EVENTS, "is not set; it says where events go, such as log")?,
             )?,
             pg_bin: env.var(PG_BIN).ok().filter(|text| !text.is_empty()).map(PathBuf::from),
+            function_timeout: env.var(FUNCTION_TIMEOUT).ok().filter(|text| !text.is_empty()),
             root,
         })
     }

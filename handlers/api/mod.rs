@@ -44,7 +44,9 @@ pub(crate) async fn run(
         Ok(response) => Ok(response?),
         Err(refusal) => {
             if refusal.status.is_server_error() {
-                tracing::error!("{} {}: {}", request.method, request.url, refusal.message);
+                // Not the query: it may have the key (`?code=`).
+                let url = request.url.split(['?', '#']).next().unwrap_or_default();
+                tracing::error!("{} {url}: {}", request.method, refusal.message);
             }
             Ok(HttpResponse::json(refusal.status, &json!({"error": refusal.message}))?)
         }

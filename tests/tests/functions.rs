@@ -251,8 +251,9 @@ fn a_broken_policy_is_told_with_its_line_and_works_again_when_it_is_mended() {
     let good = app.policy_of(&server, "src", "");
     app.write_policy(&good.replace("02:30", "25:30"));
     app.start(&server);
-    let (status, answer) = app.request("GET", "/api/status", None);
+    let (status, answer) = app.request("GET", "/api/status?code=Hunter2", None);
     assert_eq!(status, 500, "{answer}");
+    assert!(!app.log().contains("Hunter2"), "a key in the log: {}", app.log());
     let error = answer["error"].as_str().unwrap();
     assert!(error.contains("policy.toml:7:") && error.contains("25:30"), "{error}");
     app.run_function("schedule");

@@ -70,7 +70,7 @@ pub fn backup(
     let server = options.name.clone().unwrap_or_else(|| ServerName::sanitize(&target.host()));
     take_server_lock(&mut connection, vault, &server)?;
     if let Some(request) = &options.request
-        && let Some(sealed) = vault.backup_for_request(&server, &request.id, request.at)?
+        && let Some(sealed) = vault.backup_for_request(&server, &request.id, request.since)?
     {
         return Ok(sealed);
     }
@@ -425,6 +425,8 @@ fn seal(run: &Run<'_>, started: Timestamp, parts: Parts) -> Result<Manifest, Bac
                 Ok(taken) if request.is_some() && taken.request == manifest.request => {
                     return Ok(taken);
                 }
+                // Perhaps it is this request's: the next try finds out.
+                Err(error @ VaultError::Store(_)) if request.is_some() => return Err(error.into()),
                 _ => id = id.next(),
             },
             Err(error) => return Err(error.into()),

@@ -185,12 +185,15 @@ impl BackupError {
             Self::Connect { source, .. } | Self::Server { source, .. } => {
                 source.is_transient() || source.sqlstate().is_some_and(is_concurrent_change)
             }
-            Self::Tool(error) => {
-                matches!(error, ToolError::Stalled { .. } | ToolError::Failed { .. })
-            }
+            // A program that was killed for want of memory leaves half a table of contents.
+            Self::Tool(error) => !matches!(error, ToolError::Missing { .. }),
             Self::Vault(VaultError::Store(error)) => matches!(
                 error.kind,
-                StoreErrorKind::Unavailable | StoreErrorKind::NoSpace | StoreErrorKind::Other
+                StoreErrorKind::Unavailable
+                    | StoreErrorKind::NoSpace
+                    | StoreErrorKind::NoSuchPlace
+                    | StoreErrorKind::PermissionDenied
+                    | StoreErrorKind::Other
             ),
             _ => false,
         }

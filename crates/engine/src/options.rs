@@ -39,6 +39,9 @@ pub struct Request {
     pub id: String,
     /// When it was made; the backup's id has this time.
     pub at: Timestamp,
+    /// A backup with an id of before is not this request's. Earlier than `at` for a request that may
+    /// have been made more than once.
+    pub since: Timestamp,
 }
 
 /// The zstd level whose speed and size were measured best for COPY text

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use flexkeep_vault::{ContentHash, Put, Vault, VaultError};
 
+use crate::error::chain;
 use crate::journal::ItemJournal;
 use crate::progress::Progress;
 
@@ -194,8 +195,8 @@ impl Shared {
             }
             synced = written;
             if let Err(error) = self.vault.data().sync() {
-                // The seal finds out whether it matters.
-                tracing::debug!("cannot sync the vault: {error}");
+                // The store remembers it, and so the seal fails.
+                tracing::warn!("cannot sync the vault: {}", chain(&error));
             }
         }
     }

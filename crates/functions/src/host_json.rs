@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// The host's limit when host.json names none, on the Flex Consumption, Premium and Dedicated plans.
 ///
@@ -36,14 +36,16 @@ pub enum HostJsonError {
 ///
 /// [`App::function_timeout`]: crate::App::function_timeout
 pub fn host_json_timeout(host_json: &str) -> Result<Option<Duration>, HostJsonError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct HostJson {
-        function_timeout: Option<String>,
-    }
     let host_json = host_json.trim_start_matches('\u{feff}');
-    let host_json: HostJson = serde_json::from_str(host_json).map_err(HostJsonError::NotJson)?;
-    let Some(found) = host_json.function_timeout else { return Ok(Some(DEFAULT_FUNCTION_TIMEOUT)) };
+    let host_json: Map<String, Value> =
+        serde_json::from_str(host_json).map_err(HostJsonError::NotJson)?;
+    // The host's configuration does not mind the case of names.
+    let found = host_json.into_iter().find(|(key, _)| key.eq_ignore_ascii_case("functionTimeout"));
+    let found = match found {
+        Some((_, Value::String(text))) => text,
+        None | Some((_, Value::Null)) => return Ok(Some(DEFAULT_FUNCTION_TIMEOUT)),
+        Some((_, other)) => return Err(HostJsonError::Timeout { found: other.to_string() }),
+    };
     if found.trim() == "-1" {
         return Ok(None);
     }
@@ -130,7 +132,7 @@ mod tests {
         assert!(matches!(host_json_timeout("{"), Err(HostJsonError::NotJson(_))));
         assert!(matches!(
             host_json_timeout(r#"{"functionTimeout":600}"#),
-            Err(HostJsonError::NotJson(_))
+            Err(HostJsonError::Timeout { .. })
         ));
     }
 }

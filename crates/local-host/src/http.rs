@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::admin;
 use crate::client::Reply;
-use crate::function::{Function, HttpTrigger, Trigger};
+use crate::function::{AuthLevel, Function, HttpTrigger, Trigger};
 use crate::host::Shared;
 use crate::http_request::ClientRequest;
 use crate::keys::Keys;
@@ -161,28 +161,33 @@ impl Server {
         let Ok(_slot) = self.in_flight.try_acquire() else {
             return text(StatusCode::TOO_MANY_REQUESTS, "too many requests at once");
         };
-        let request = match read(request).await {
-            Ok(request) => request,
-            Err(answer) => return answer,
-        };
+        let (parts, body) = request.into_parts();
+        let hyper::http::request::Parts { method, uri, headers, .. } = parts;
+        let mut request = ClientRequest { method, uri, headers, body: Bytes::new() };
         let path = request.uri.path();
         if path == "/" {
             return text(StatusCode::OK, "the local functions host is running");
         }
-        if path == "/admin" || path.starts_with("/admin/") {
-            return admin::answer(&self, &request).await;
-        }
-        let Some((function, parameters)) = self.find(&request) else {
-            return empty(StatusCode::NOT_FOUND);
-        };
-        let Trigger::Http(trigger) = &function.trigger else {
-            return empty(StatusCode::NOT_FOUND);
+        let is_admin = path == "/admin" || path.starts_with("/admin/");
+        let found = if is_admin { None } else { self.find(&request) };
+        let level = match found.as_ref().map(|(function, _)| &function.trigger) {
+            Some(Trigger::Http(trigger)) => trigger.auth,
+            _ if is_admin => AuthLevel::Admin,
+            _ => return empty(StatusCode::NOT_FOUND),
         };
         let query = request.query();
-        if !self.keys.allow(trigger.auth, &request.headers, code(&query)) {
+        // Before the body is read: who has no key gets none of our memory.
+        if !self.keys.allow(level, &request.headers, code(&query)) {
             return empty(StatusCode::UNAUTHORIZED);
         }
-        self.invoke(function, request, parameters).await
+        request.body = match read(&request, body).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
+        };
+        match found {
+            Some((function, parameters)) => self.invoke(function, request, parameters).await,
+            None => admin::answer(&self, &request).await,
+        }
     }
 
     /// The function whose route and method match, by precedence.
@@ -262,36 +267,33 @@ pub(crate) fn code(query: &[(String, String)]) -> Option<&str> {
 }
 
 /// Reads a request's body, if its length is told.
-async fn read(request: Request<Incoming>) -> Result<ClientRequest, Answer> {
-    let (parts, body) = request.into_parts();
-    let length = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+async fn read(request: &ClientRequest, body: Incoming) -> Result<Bytes, Answer> {
+    let length = request.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let length: u64 = length.and_then(|value| value.parse().ok()).unwrap_or(0);
     if length > MAX_BODY_BYTES {
         return Err(empty(StatusCode::PAYLOAD_TOO_LARGE));
     }
-    let bytes = match length {
+    match length {
         0 => {
-            if parts.headers.contains_key(TRANSFER_ENCODING) {
+            if request.headers.contains_key(TRANSFER_ENCODING) {
                 tracing::warn!(
                     "{} {}: the client sent a body without telling its length, and the host loses \
                      such a body, as on the platform; send Content-Length",
-                    parts.method,
-                    parts.uri.path()
+                    request.method,
+                    request.uri.path()
                 );
             }
-            Bytes::new()
+            Ok(Bytes::new())
         }
         _ => {
             let body = Limited::new(body, MAX_BODY_BYTES as usize).collect();
             match tokio::time::timeout(BODY_LIMIT, body).await {
-                Ok(Ok(body)) => body.to_bytes(),
-                Ok(Err(_)) => return Err(empty(StatusCode::BAD_REQUEST)),
-                Err(_) => return Err(empty(StatusCode::REQUEST_TIMEOUT)),
+                Ok(Ok(body)) => Ok(body.to_bytes()),
+                Ok(Err(_)) => Err(empty(StatusCode::BAD_REQUEST)),
+                Err(_) => Err(empty(StatusCode::REQUEST_TIMEOUT)),
             }
         }
-    };
-    let hyper::http::request::Parts { method, uri, headers, .. } = parts;
-    Ok(ClientRequest { method, uri, headers, body: bytes })
+    }
 }
 
 fn response(answer: HttpAnswer) -> Answer {

@@ -121,14 +121,21 @@ fn draw_keys(path: &Path) -> Result<Pair, HostError> {
         ("functionKey", pair.function.as_str().into()),
         ("masterKey", pair.master.as_str().into()),
     ]);
+    // Under another name first: a crash in between must not leave half a file.
+    let draft = path.with_extension(format!("{}.draft", Uuid::new_v4().simple()));
     let mut file = std::fs::File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)
+        .open(&draft)
         .map_err(error)?;
-    file.write_all(json.to_indented_text().as_bytes()).map_err(error)?;
-    file.sync_all().map_err(error)?;
+    let written = file
+        .write_all(json.to_indented_text().as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::hard_link(&draft, path));
+    // What cannot be removed is in nobody's way.
+    let _ = std::fs::remove_file(&draft);
+    written.map_err(error)?;
     tracing::info!("drew keys for callers of this host: {}", path.display());
     Ok(pair)
 }

@@ -17,6 +17,10 @@ const MAX_TEXT_CHARS: usize = 1_000;
 /// How far the clocks of those who send and those who work may be apart.
 const CLOCKS_APART: SignedDuration = SignedDuration::from_hours(1);
 
+/// How much later a request may be made again and still find its backup: longer than queues
+/// remember ids.
+const ASKED_AGAIN_WITHIN: SignedDuration = SignedDuration::from_hours(8 * 24);
+
 /// Longest message body that is looked at, bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
@@ -50,6 +54,9 @@ pub struct BackupMessage {
     /// How often in a row it found something in its way, such as another backup of the server.
     #[serde(default)]
     pub waits: u32,
+    /// Whether the beginning of this try was told already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub told: bool,
     /// Why the last try failed, without secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -115,6 +122,7 @@ impl BackupMessage {
             reason: if catch_up { Reason::CatchUp } else { Reason::Schedule },
             attempt: 1,
             waits: 0,
+            told: false,
             last_error: None,
         }
     }
@@ -130,6 +138,7 @@ impl BackupMessage {
             reason: Reason::Manual,
             attempt: 1,
             waits: 0,
+            told: false,
             last_error: None,
         };
         message.checked(now)
@@ -177,14 +186,22 @@ impl BackupMessage {
         Ok(self)
     }
 
-    /// The id of the message on the queue: the queue drops a second one.
+    /// A backup with an id of before this time is not this request's. The same request may have
+    /// been made more than once, by hand days later, each time with a time of its own.
+    pub fn since(&self) -> Timestamp {
+        let first = self.instant.map_or(self.requested, |instant| instant.min(self.requested));
+        first - ASKED_AGAIN_WITHIN
+    }
+
+    /// The id of the message on the queue: the queue drops a second one. What follows the request
+    /// is set off by a character that no request has, so that no two requests share an id.
     pub fn message_id(&self) -> String {
         let mut id = format!("backup/{}", self.request);
         if self.attempt > 1 {
-            id.push_str(&format!("/{}", self.attempt));
+            id.push_str(&format!("~{}", self.attempt));
         }
         if self.waits > 0 {
-            id.push_str(&format!("/w{}", self.waits));
+            id.push_str(&format!("~w{}", self.waits));
         }
         id
     }
@@ -194,6 +211,7 @@ impl BackupMessage {
         let next = Self {
             attempt: self.attempt.saturating_add(1),
             waits: 0,
+            told: false,
             last_error: Some(cut(why)),
             ..self.clone()
         };
@@ -202,9 +220,10 @@ impl BackupMessage {
         (next, SignedDuration::from_mins(minutes).min(MAX_RETRY_DELAY))
     }
 
-    /// The same try, later: something that is no failure is in its way.
-    pub fn next_look(&self) -> (Self, SignedDuration) {
-        let next = Self { waits: self.waits.saturating_add(1), ..self.clone() };
+    /// The same try, later: something that is no failure is in its way. `told`: its beginning was
+    /// told, and need not be again.
+    pub fn next_look(&self, told: bool) -> (Self, SignedDuration) {
+        let next = Self { waits: self.waits.saturating_add(1), told, ..self.clone() };
         // 5, 10, 20, ... seconds.
         let seconds = 5_i64.saturating_mul(2_i64.saturating_pow(self.waits.min(10)));
         (next, SignedDuration::from_secs(seconds).min(MAX_WAIT_DELAY))
@@ -264,7 +283,7 @@ mod tests {
     #[test]
     fn a_message_reads_back_as_it_was_written() {
         let (tried, _) = scheduled().next_try("connection refused");
-        for message in [scheduled(), tried.next_look().0, tried] {
+        for message in [scheduled(), tried.next_look(true).0, tried] {
             let body = serde_json::to_vec(&message).unwrap();
             assert_eq!(BackupMessage::parse(&body, now()).unwrap(), message);
         }
@@ -310,6 +329,17 @@ mod tests {
     }
 
     #[test]
+    fn no_request_shares_an_id_with_the_next_try_of_another() {
+        let server = "shop".parse().unwrap();
+        let one = BackupMessage::manual(&server, "k", now()).unwrap();
+        let other = BackupMessage::manual(&server, "k/2", now()).unwrap();
+        assert_ne!(one.next_try("away").0.message_id(), other.message_id());
+        let third = BackupMessage::manual(&server, "k/w1", now()).unwrap();
+        assert_ne!(one.next_look(false).0.message_id(), third.message_id());
+        assert!(BackupMessage::manual(&server, "k~2", now()).is_err());
+    }
+
+    #[test]
     fn however_long_an_error_is_the_next_message_can_be_read() {
         let (next, _) = scheduled().next_try(&"\u{1F9E8}".repeat(100_000));
         let body = serde_json::to_vec(&next).unwrap();
@@ -325,8 +355,8 @@ mod tests {
         for _ in 0..6 {
             let (next, delay) = message.next_try("away");
             minutes.push(delay.as_mins());
-            let (look, _) = next.next_look();
-            ids.extend([next.message_id(), look.message_id(), look.next_look().0.message_id()]);
+            let (look, _) = next.next_look(false);
+            ids.extend([next.message_id(), look.message_id(), look.next_look(true).0.message_id()]);
             message = next;
         }
         assert_eq!(minutes, [1, 4, 16, 60, 60, 60]);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flexkeep_bus::{Bus, BusError, CloudEvent, EventSink, Message};
+use flexkeep_bus::{Bus, CloudEvent, EventSink, Message};
 use flexkeep_policy::{Env, Policy};
 use flexkeep_vault::{Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
@@ -15,8 +15,8 @@ use crate::message::BackupMessage;
 
 /// How often an event is tried to be told within one invocation, and the pause after the first
 /// failure, which then doubles.
-const TELL_TRIES: u32 = 3;
-const TELL_PAUSE: Duration = Duration::from_millis(500);
+const TRIES: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Where the service finds what it needs.
 #[derive(Clone)]
@@ -68,40 +68,38 @@ impl Service {
         message: &BackupMessage,
         after: Option<SignedDuration>,
     ) -> Result<(), ServiceError> {
-        let id = message.message_id();
+        self.send_as(&message.message_id(), message, after).await
+    }
+
+    /// The same under another id of the message.
+    pub(crate) async fn send_as(
+        &self,
+        id: &str,
+        message: &BackupMessage,
+        after: Option<SignedDuration>,
+    ) -> Result<(), ServiceError> {
         let failed = |source| ServiceError::Send { what: format!("message {id}"), source };
-        let mut queued = Message::json(id.clone(), message)
-            .map_err(failed)?
-            .with_subject(message.server.to_string());
+        let mut queued =
+            Message::json(id, message).map_err(failed)?.with_subject(message.server.to_string());
         if let Some(after) = after {
             queued = queued.with_deliver_at(Timestamp::now() + after);
         }
-        let failed = |source| ServiceError::Send { what: format!("message {id}"), source };
         self.options.bus.send(&self.options.queue, &queued).await.map_err(failed)
     }
 
     /// Tells an event, with a few tries.
     pub(crate) async fn tell(&self, event: &CloudEvent) -> Result<(), ServiceError> {
-        let mut pause = TELL_PAUSE;
-        let mut last: Option<BusError> = None;
-        for attempt in 1..=TELL_TRIES {
+        let failed = |source| ServiceError::Send { what: format!("event {}", event.id), source };
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..TRIES {
             match self.options.sink.publish(event).await {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    let transient = error.is_transient();
-                    last = Some(error);
-                    if !transient || attempt == TELL_TRIES {
-                        break;
-                    }
-                }
+                Err(error) if error.is_transient() => {}
+                result => return result.map_err(failed),
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        match last {
-            Some(source) => Err(ServiceError::Send { what: format!("event {}", event.id), source }),
-            None => Ok(()),
-        }
+        self.options.sink.publish(event).await.map_err(failed)
     }
 }
 

@@ -18,6 +18,9 @@ use crate::service::{Service, blocking};
 /// [`flexkeep_engine::PROGRESS_EVERY`].
 const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
+/// How far an instant that was sent may be ahead of the clock.
+const A_DAY: SignedDuration = SignedDuration::from_hours(24);
+
 /// The state of all servers of a vault, or of a policy.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -179,9 +182,20 @@ impl ServerStatus {
     ) -> Result<Self, ServiceError> {
         let mut record = Record::default();
         let (mut newest, mut problems, mut runs) = (None, Vec::new(), Vec::new());
+        if vault.is_none() {
+            problems.push(
+                "the vault is not there yet; the first tick of the schedule makes it".to_owned(),
+            );
+        }
         if let Some(vault) = vault {
             record = Record::read(vault, name)?.0;
             (newest, problems) = last_backup(vault, name)?;
+            if let Some(sent) = record.schedule.last_sent.filter(|sent| *sent > now + A_DAY) {
+                problems.push(format!(
+                    "the backup of {sent} was sent already, so nothing is sent before; if the clock \
+                     was wrong then, remove schedule/{name}.json from the vault"
+                ));
+            }
             for run in vault.list_runs(name)? {
                 runs.push(RunStatus::read(vault, run, now)?);
             }
@@ -295,7 +309,10 @@ impl Service {
         })
         .await??;
         if note.is_none() {
-            self.send(&message, None).await?;
+            // Another id each minute: the queue would drop a second message for days, also when
+            // nothing came of the first. Two that meet make one backup all the same.
+            let id = format!("{}~{:x}", message.message_id(), Timestamp::now().as_second() / 60);
+            self.send_as(&id, &message, None).await?;
         }
         Ok(Asked { server: message.server, request: message.request, known: note })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flexkeep_engine::{BackupError, BackupOptions, Progress, Request, chain};
-use flexkeep_policy::{Outcome, ServerPolicy};
+use flexkeep_policy::{Outcome, Policy, ServerPolicy};
 use flexkeep_vault::manifest::Manifest;
 use flexkeep_vault::store::StoreErrorKind;
 use flexkeep_vault::{Vault, VaultError};
@@ -79,6 +79,8 @@ enum Setback {
     Passing(String),
     /// Something in the way that is no failure.
     Busy(String),
+    /// Another backup of the server, found after the beginning of this one was told.
+    Occupied(String),
     /// Something that a human must mend.
     Lasting(String),
 }
@@ -102,9 +104,10 @@ impl Service {
         let message = match BackupMessage::parse(&incoming.body, Timestamp::now()) {
             Ok(message) => message,
             Err(bad) => {
-                let events = self
-                    .policy()
-                    .map_or_else(|_| Events::without_vault(), |policy| Self::events(&policy));
+                let service = self.clone();
+                let policy = blocking(move || service.policy()).await?;
+                let events =
+                    policy.map_or_else(|_| Events::without_vault(), |policy| Self::events(&policy));
                 let why = bad.to_string();
                 tracing::error!("message {:?} is refused: {why}", incoming.message_id);
                 self.tell(&events.refused(&incoming.message_id, &why)).await?;
@@ -116,21 +119,19 @@ impl Service {
             Ok(policy) => policy,
             // A human is at work on it, or has to be.
             Err(error) => {
-                let setback = Setback::Passing(chain(&error));
-                let events = Events::without_vault();
+                let (setback, events) = (Setback::Busy(chain(&error)), Events::without_vault());
                 return self.set_back(&message, None, &events, setback, DEFAULT_ATTEMPTS).await;
             }
         };
         let events = Self::events(&policy);
         let server = match Self::known_server(&policy, message.server.as_str()) {
             Ok(server) if server.enabled() || message.instant.is_none() => server.clone(),
-            Ok(_) => {
-                let why = "the server is disabled in the policy (enabled = false)".to_owned();
-                return self.set_back(&message, None, &events, Setback::Lasting(why), 1).await;
-            }
-            Err(error) => {
-                let setback = Setback::Lasting(chain(&error));
-                return self.set_back(&message, None, &events, setback, 1).await;
+            no_more => {
+                let why = no_more.map_or_else(
+                    |error| chain(&error),
+                    |_| "the server is disabled in the policy (enabled = false)".to_owned(),
+                );
+                return self.not_wanted(&policy, &message, &events, why).await;
             }
         };
         let attempts = server.max_attempts();
@@ -162,13 +163,35 @@ impl Service {
         }
     }
 
+    /// Gives up a request that the policy does not want any more, unless its backup is there and
+    /// only the news of it is missing.
+    async fn not_wanted(
+        &self,
+        policy: &Policy,
+        message: &BackupMessage,
+        events: &Events,
+        why: String,
+    ) -> Result<Worked, ServiceError> {
+        let (place, asked) = (policy.vault().clone(), message.clone());
+        let find = move || {
+            let vault = Vault::open(&place).ok()?;
+            vault.backup_for_request(&asked.server, &asked.request, asked.since()).ok()?
+        };
+        let Some(manifest) = blocking(find).await? else {
+            return self.set_back(message, None, events, Setback::Lasting(why), 1).await;
+        };
+        match self.tell(&events.completed(message, &manifest)).await {
+            Ok(()) => Ok(Worked::Completed { backup: manifest.backup }),
+            Err(error) => self.put_off(message, None, Setback::Busy(chain(&error))).await,
+        }
+    }
+
     /// Runs the backup of a request, unless it was made before.
     async fn run(&self, job: &Job) -> Result<Result<Manifest, Setback>, ServiceError> {
         let message = &job.message;
+        let since = message.since();
         let sealed = {
             let (vault, message) = (job.vault.clone(), message.clone());
-            // An instant that was sent twice was requested twice.
-            let since = message.instant.map_or(message.requested, |at| at.min(message.requested));
             let find = move || vault.backup_for_request(&message.server, &message.request, since);
             blocking(find).await?
         };
@@ -201,7 +224,7 @@ impl Service {
             exclude_databases: job.server.exclude_databases().to_vec(),
             pg_bin: self.options.pg_bin.clone(),
             tool: self.options.tool.clone(),
-            request: Some(Request { id: message.request.clone(), at: message.requested }),
+            request: Some(Request { id: message.request.clone(), at: message.requested, since }),
             ..BackupOptions::default()
         };
         let backup = {
@@ -210,13 +233,15 @@ impl Service {
                 flexkeep_engine::backup(&config, &vault, &options, &progress)
             })
         };
-        let result = self.watch(job, &progress, backup).await?;
-        let stopped = job.deadline.is_some() && progress.is_cancelled();
+        let (result, stopped) = self.watch(job, &progress, backup).await?;
         Ok(result.map_err(|error| of_backup(&error, stopped)))
     }
 
     async fn tell_beginning(&self, job: &Job) -> Result<(), ServiceError> {
         let (message, events) = (&job.message, &job.events);
+        if message.told && job.delivery == 1 {
+            return Ok(());
+        }
         let event = if job.delivery > 1 {
             let why = "the message was delivered again: its worker had ended without an answer";
             events.restarted(message, job.delivery, why)
@@ -229,17 +254,21 @@ impl Service {
         self.tell(&event).await
     }
 
-    /// Waits for the backup; stops it at the deadline, or when nobody waits for it any more.
+    /// Waits for the backup; stops it at the deadline (then the flag is set), or when nobody waits
+    /// for it any more.
     async fn watch(
         &self,
         job: &Job,
         progress: &Arc<Progress>,
         mut backup: tokio::task::JoinHandle<Result<Manifest, BackupError>>,
-    ) -> Result<Result<Manifest, BackupError>, ServiceError> {
+    ) -> Result<(Result<Manifest, BackupError>, bool), ServiceError> {
         let _stop_when_dropped = StopWhenDropped(Arc::clone(progress));
         let mut line_at = Instant::now() + FIRST_LINE;
         loop {
             let result = tokio::time::timeout(LOOK_EVERY, &mut backup).await;
+            if job.deadline.is_some_and(|deadline| Instant::now() + STOP_TIME >= deadline) {
+                progress.cancel();
+            }
             for restart in progress.take_restarts() {
                 let event = job.events.snapshot_lost(&job.message, job.delivery, &restart);
                 if let Err(error) = self.tell(&event).await {
@@ -248,11 +277,8 @@ impl Service {
                 }
             }
             if let Ok(joined) = result {
-                return joined
-                    .map_err(|error| ServiceError::Internal(format!("the backup died: {error}")));
-            }
-            if job.deadline.is_some_and(|deadline| Instant::now() + STOP_TIME >= deadline) {
-                progress.cancel();
+                let died = |error| ServiceError::Internal(format!("the backup died: {error}"));
+                return Ok((joined.map_err(died)?, progress.is_cancelled()));
             }
             if Instant::now() >= line_at {
                 line_at = Instant::now() + LINE_EVERY;
@@ -298,7 +324,7 @@ impl Service {
             Setback::Passing(why) if attempts > 1 => {
                 format!("given up after {} tries; the last: {why}", message.attempt)
             }
-            Setback::Busy(ref why) => {
+            Setback::Busy(ref why) | Setback::Occupied(ref why) => {
                 if message.waits < MAX_WAITS {
                     return self.put_off(message, job, setback).await;
                 }
@@ -331,7 +357,8 @@ impl Service {
         setback: Setback,
     ) -> Result<Worked, ServiceError> {
         let (why, (next, after)) = match setback {
-            Setback::Busy(why) => (why, message.next_look()),
+            Setback::Busy(why) => (why, message.next_look(message.told)),
+            Setback::Occupied(why) => (why, message.next_look(true)),
             Setback::Passing(why) | Setback::Lasting(why) => {
                 let next = message.next_try(&why);
                 (why, next)
@@ -397,7 +424,10 @@ fn of_vault(error: &VaultError) -> Setback {
         VaultError::Store(error)
             if matches!(
                 error.kind,
-                StoreErrorKind::Unavailable | StoreErrorKind::NoSpace | StoreErrorKind::Other
+                StoreErrorKind::Unavailable
+                    | StoreErrorKind::NoSpace
+                    | StoreErrorKind::NoSuchPlace
+                    | StoreErrorKind::Other
             ) =>
         {
             Setback::Passing(why)
@@ -409,7 +439,7 @@ fn of_vault(error: &VaultError) -> Setback {
 /// `stopped`: the deadline came, of which whatever was waited for then failed.
 fn of_backup(error: &BackupError, stopped: bool) -> Setback {
     match error {
-        BackupError::AnotherBackup { .. } => Setback::Busy(error.to_string()),
+        BackupError::AnotherBackup { .. } => Setback::Occupied(error.to_string()),
         error if stopped && error.may_pass() => Setback::Passing(
             "it was stopped before the function's time limit (functionTimeout in host.json); \
              what it stored is used by the next try"

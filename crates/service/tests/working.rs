@@ -298,29 +298,32 @@ async fn a_long_error_makes_no_message_that_is_refused_and_no_record_that_cannot
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_policy_that_cannot_be_read_puts_off_and_its_long_error_is_cut() {
+async fn a_policy_that_cannot_be_read_puts_off_for_a_day_without_counting_tries() {
     let bench = Bench::daily();
     bench.tick(at(INSTANT)).await.unwrap();
     let wrong: String = (0..2_000).map(|n| format!("[[server]]\nname = \"Shop {n}\"\n")).collect();
     bench.write_policy_text(&wrong);
-    for attempt in 2..=5 {
+    // No try counts: a human is at work on it, perhaps for hours.
+    for waits in 1..=20 {
         let [Worked::PutOff { why, .. }] = &bench.work_all().await[..] else { panic!("put off") };
         assert!(why.contains("policy"), "{why:.500}");
         let [next] = <[_; 1]>::try_from(bench.waiting()).unwrap();
-        assert!(next.attempt == attempt && next.last_error.unwrap().len() < 5_000);
+        assert_eq!((next.attempt, next.waits), (1, waits));
         bench.forward_to_next_message();
     }
-    assert!(matches!(bench.work_all().await[..], [Worked::Failed { .. }]));
+    // It has an end all the same.
+    let late = BackupMessage { waits: NEARLY_A_DAY + 5, ..message() };
+    assert!(matches!(bench.work(&late).await.unwrap(), Worked::Failed { .. }));
     let [failed] = <[_; 1]>::try_from(bench.events()).unwrap();
     assert_eq!(
         (failed.id.as_str(), failed.source.as_str()),
         ("shop/20240501T013000Z/failed", "/flexkeep")
     );
     assert!(failed.data["why"].as_str().unwrap().contains("policy"), "{failed:?}");
-    // Once it is mended, the rest goes on.
+    // Once it is mended, the request goes on where it was.
     bench.write_policy(&[daily("shop", "")]);
-    bench.tick(at(INSTANT) + days(1)).await.unwrap();
-    assert_eq!(bench.waiting().len(), 1);
+    let [Worked::Failed { why }] = &bench.work_all().await[..] else { panic!("tried") };
+    assert!(why.contains("cannot connect"), "{why}");
 }
 
 #[tokio::test(start_paused = true)]

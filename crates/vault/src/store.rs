@@ -106,7 +106,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     }
 
     /// Makes durable whatever this store has shown so far, also what another process has put and
-    /// may not have made durable yet. Called before a manifest is written.
+    /// may not have made durable yet. Called before a manifest is written. After a failure to write
+    /// something, every later sync of this store fails too.
     fn sync(&self) -> Result<(), StoreError> {
         Ok(())
     }

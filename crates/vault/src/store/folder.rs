@@ -11,7 +11,8 @@
 //! `.tmp/`, made durable, and linked or renamed; what a dead process leaves there is swept by
 //! the next one that opens the store (a live writer holds a lock on its file). An unsynced create
 //! does the same without waiting for the disk: whole after a crash of the process, but only after
-//! [`Store::sync`] after one of the machine.
+//! [`Store::sync`] after one of the machine. If that sync fails, what was created since the one
+//! before is removed, and every later one fails too: the kernel tells of a lost write once.
 //!
 //! # Concurrency
 //! Link fails if the name is taken: of several creates one wins, between threads and processes.
@@ -34,7 +35,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
@@ -73,6 +74,13 @@ pub struct FolderStore {
     no_unnamed: AtomicBool,
     /// Makes names in `.tmp/` unique within the process.
     counter: AtomicU64,
+    /// The folder, opened before the first unsynced create: of a write that failed, the kernel tells
+    /// every file that was open then, and one opened later only if nobody has heard of it yet.
+    watch: OnceLock<File>,
+    /// Whether a sync has failed; locked while one goes on.
+    sync_failed: Mutex<bool>,
+    /// Objects that were created and not synced yet.
+    unsynced: Mutex<Vec<String>>,
 }
 
 impl FolderStore {
@@ -121,6 +129,9 @@ impl FolderStore {
             known_folders: Mutex::default(),
             no_unnamed: AtomicBool::new(false),
             counter: AtomicU64::new(0),
+            watch: OnceLock::new(),
+            sync_failed: Mutex::new(false),
+            unsynced: Mutex::default(),
         }
     }
 
@@ -174,6 +185,40 @@ impl FolderStore {
             result = attempt();
         }
         result
+    }
+
+    /// From here on, [`Self::sync_written`] hears of every write that fails.
+    fn watch_writes(&self) -> io::Result<()> {
+        if self.watch.get().is_none() {
+            // Of two threads one is first; both files were opened before anything was written.
+            let _ = self.watch.set(File::open(&self.root)?);
+        }
+        Ok(())
+    }
+
+    /// A failure is for good: the kernel forgets what it could not write, and says so once.
+    fn sync_written(&self) -> io::Result<()> {
+        let folder = File::open(&self.root)?;
+        let mut failed = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *failed {
+            let message = "an earlier sync failed: what was written before it may be lost";
+            return Err(io::Error::other(message));
+        }
+        let unsynced = std::mem::take(&mut *self.unsynced());
+        let result = rustix::fs::syncfs(self.watch.get().unwrap_or(&folder));
+        *failed = result.is_err();
+        if *failed {
+            // The cache still shows what the disk does not have: whoever looks for these objects
+            // later must not find them.
+            for name in &unsynced {
+                let _ = std::fs::remove_file(self.path(name));
+            }
+        }
+        result.map_err(io::Error::from)
+    }
+
+    fn unsynced(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
@@ -319,7 +364,11 @@ impl Store for FolderStore {
         if !is_valid_name(name) {
             return Err(self.error(operation, name, StoreErrorKind::BadName, None));
         }
-        let result = self.create_object(name, body, Durable::Later);
+        let result =
+            self.watch_writes().and_then(|()| self.create_object(name, body, Durable::Later));
+        if result.is_ok() {
+            self.unsynced().push(name.to_owned());
+        }
         result.map_err(|error| self.failure(operation, name, error))
     }
 
@@ -364,8 +413,7 @@ impl Store for FolderStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let sync = || -> io::Result<()> { Ok(rustix::fs::syncfs(File::open(&self.root)?)?) };
-        sync().map_err(|error| self.failure("sync", "the folder", error))
+        self.sync_written().map_err(|error| self.failure("sync", "the folder", error))
     }
 
     fn location(&self) -> String {
