@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use flexkeep_pg_copy as pg;
 use flexkeep_vault::VaultError;
-use flexkeep_vault::store::StoreErrorKind;
 
 /// Why a backup was not sealed.
 #[derive(Debug, thiserror::Error)]
@@ -187,14 +186,7 @@ impl BackupError {
             }
             // A program that was killed for want of memory leaves half a table of contents.
             Self::Tool(error) => !matches!(error, ToolError::Missing { .. }),
-            Self::Vault(VaultError::Store(error)) => matches!(
-                error.kind,
-                StoreErrorKind::Unavailable
-                    | StoreErrorKind::NoSpace
-                    | StoreErrorKind::NoSuchPlace
-                    | StoreErrorKind::PermissionDenied
-                    | StoreErrorKind::Other
-            ),
+            Self::Vault(error) => error.may_pass(),
             _ => false,
         }
     }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use flexkeep_engine::{BackupError, BackupOptions, Progress, Request, chain};
 use flexkeep_policy::{Outcome, Policy, ServerPolicy};
 use flexkeep_vault::manifest::Manifest;
-use flexkeep_vault::store::StoreErrorKind;
 use flexkeep_vault::{Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
 
@@ -420,20 +419,7 @@ impl Drop for StopWhenDropped {
 
 fn of_vault(error: &VaultError) -> Setback {
     let why = format!("the vault cannot be used: {}", chain(error));
-    match error {
-        VaultError::Store(error)
-            if matches!(
-                error.kind,
-                StoreErrorKind::Unavailable
-                    | StoreErrorKind::NoSpace
-                    | StoreErrorKind::NoSuchPlace
-                    | StoreErrorKind::Other
-            ) =>
-        {
-            Setback::Passing(why)
-        }
-        _ => Setback::Lasting(why),
-    }
+    if error.may_pass() { Setback::Passing(why) } else { Setback::Lasting(why) }
 }
 
 /// `stopped`: the deadline came, of which whatever was waited for then failed.

@@ -200,12 +200,13 @@ impl FolderStore {
     fn sync_written(&self) -> io::Result<()> {
         let folder = File::open(&self.root)?;
         let mut failed = self.sync_failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if *failed {
-            let message = "an earlier sync failed: what was written before it may be lost";
-            return Err(io::Error::other(message));
-        }
         let unsynced = std::mem::take(&mut *self.unsynced());
-        let result = rustix::fs::syncfs(self.watch.get().unwrap_or(&folder));
+        let result = if *failed {
+            let message = "an earlier sync failed: what was written before it may be lost";
+            Err(io::Error::other(message))
+        } else {
+            rustix::fs::syncfs(self.watch.get().unwrap_or(&folder)).map_err(io::Error::from)
+        };
         *failed = result.is_err();
         if *failed {
             // The cache still shows what the disk does not have: whoever looks for these objects
@@ -214,7 +215,7 @@ impl FolderStore {
                 let _ = std::fs::remove_file(self.path(name));
             }
         }
-        result.map_err(io::Error::from)
+        result
     }
 
     fn unsynced(&self) -> std::sync::MutexGuard<'_, Vec<String>> {

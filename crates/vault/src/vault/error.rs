@@ -124,6 +124,21 @@ impl VaultError {
         matches!(self, Self::Store(error) if error.is_transient())
     }
 
+    /// Whether the same work may succeed some minutes or hours later: what is transient, a full
+    /// disk, and a disk that is not mounted. That one leaves no folder, or one that is somebody
+    /// else's. `false` for what says something about the vault itself.
+    pub fn may_pass(&self) -> bool {
+        let Self::Store(error) = self else { return false };
+        matches!(
+            error.kind,
+            StoreErrorKind::Unavailable
+                | StoreErrorKind::NoSpace
+                | StoreErrorKind::NoSuchPlace
+                | StoreErrorKind::PermissionDenied
+                | StoreErrorKind::Other
+        )
+    }
+
     /// Whether what failed is that bytes in the vault are wrong or missing.
     pub fn is_damage(&self) -> bool {
         match self {
@@ -147,4 +162,35 @@ fn some(candidates: &[String]) -> String {
     let shown = candidates.len().min(5);
     let more = if candidates.len() > shown { ", ..." } else { "" };
     format!("{}{more}", candidates[..shown].join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn a_disk_that_is_full_or_not_mounted_may_pass_and_a_damaged_vault_may_not() {
+        let store = |kind| {
+            let (object, location) = ("chunks/x".to_owned(), "/mnt/vault".to_owned());
+            let source = None;
+            VaultError::Store(StoreError { operation: "create", object, location, kind, source })
+        };
+        for kind in [
+            StoreErrorKind::Unavailable,
+            StoreErrorKind::NoSpace,
+            StoreErrorKind::NoSuchPlace,
+            StoreErrorKind::PermissionDenied,
+            StoreErrorKind::Other,
+        ] {
+            let error = store(kind);
+            assert!(error.may_pass(), "{error}");
+        }
+        for kind in [StoreErrorKind::NotFound, StoreErrorKind::BadName, StoreErrorKind::Changed] {
+            let error = store(kind);
+            assert!(!error.may_pass(), "{error}");
+        }
+        let damaged = VaultError::Damaged { object: "meta/x".into(), problem: "short".into() };
+        assert!(!damaged.may_pass());
+    }
 }
