@@ -6,6 +6,7 @@
 mod api;
 mod app;
 mod backup;
+mod pgbin;
 mod schedule;
 mod settings;
 

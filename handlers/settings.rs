@@ -7,6 +7,9 @@ use flexkeep_bus::{EventSink, FileSink, LogSink, Sinks, open_bus};
 use flexkeep_functions::{APP_ROOT_VARIABLE, BoxError};
 use flexkeep_policy::{Env, ProcessEnv};
 use flexkeep_service::{Service, ServiceOptions};
+use flexkeep_vault::FoldersOnly;
+
+use crate::pgbin;
 
 /// Path of the policy file.
 pub(crate) const POLICY: &str = "FLEXKEEP_POLICY";
@@ -16,7 +19,7 @@ pub(crate) const BUS: &str = "FLEXKEEP_BUS";
 pub(crate) const QUEUE: &str = "FLEXKEEP_QUEUE";
 /// Where events go.
 pub(crate) const EVENTS: &str = "FLEXKEEP_EVENTS";
-/// Folder of pg_dump; optional.
+/// Folder of pg_dump; optional. Without it, the package's own, if it has one.
 pub(crate) const PG_BIN: &str = "FLEXKEEP_PG_BIN";
 
 /// The host's own override of functionTimeout in host.json.
@@ -60,7 +63,12 @@ impl Settings {
                 &root,
                 &required(env, EVENTS, "is not set; it says where events go, such as log")?,
             )?,
-            pg_bin: env.var(PG_BIN).ok().filter(|text| !text.is_empty()).map(PathBuf::from),
+            pg_bin: env
+                .var(PG_BIN)
+                .ok()
+                .filter(|text| !text.is_empty())
+                .map(PathBuf::from)
+                .or_else(|| pgbin::of_package(&root, &std::env::temp_dir())),
             function_timeout: env.var(FUNCTION_TIMEOUT).ok().filter(|text| !text.is_empty()),
             root,
         })
@@ -83,6 +91,7 @@ impl Settings {
             bus: open_bus(&self.bus, &self.root)?,
             sink: Arc::new(Sinks(sinks)),
             pg_bin: self.pg_bin.clone(),
+            stores: Arc::new(FoldersOnly),
             tool: concat!("flexkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
         }))
     }
@@ -146,6 +155,26 @@ mod tests {
         assert_eq!(settings.pg_bin.as_deref(), Some(Path::new("/pg/bin")));
         let settings = Settings::read(&env(POLICY, Some("/etc/flexkeep.toml"))).unwrap();
         assert_eq!(settings.policy, Path::new("/etc/flexkeep.toml"));
+    }
+
+    #[test]
+    fn the_package_s_own_pg_dump_is_taken_unless_a_folder_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let own = root.path().join("pgbin");
+        for below in ["lib", "libexec"] {
+            std::fs::create_dir_all(own.join(below)).unwrap();
+        }
+        let app: &'static str = root.path().to_str().unwrap().to_owned().leak();
+        let read = || Settings::read(&env(APP_ROOT_VARIABLE, Some(app))).unwrap().pg_bin;
+        assert_eq!(read(), None);
+        std::fs::copy("/bin/sh", own.join("pg_dump")).unwrap();
+        assert_eq!(read(), Some(own));
+        let named = |name: &str| match name {
+            PG_BIN => Some("/pg/bin".to_owned()),
+            name => env(APP_ROOT_VARIABLE, Some(app))(name),
+        };
+        let settings = Settings::read(&named).unwrap();
+        assert_eq!(settings.pg_bin.as_deref(), Some(Path::new("/pg/bin")));
     }
 
     #[test]

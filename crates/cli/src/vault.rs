@@ -1,12 +1,19 @@
 //! `--vault`: where the backups are.
 
+use std::sync::Arc;
+
 use flexkeep_vault::store::StoreErrorKind;
-use flexkeep_vault::{Place, Vault, VaultError};
+use flexkeep_vault::{FoldersOnly, Place, RemoteStores, Vault, VaultError};
 
 use crate::args::VaultArgs;
 use crate::env_vars::{self, FLEXKEEP_VAULT};
 use crate::exit::{Exit, Failure};
 use crate::render::shell;
+
+/// Opens vaults that are not folders.
+pub(crate) fn remote() -> Arc<dyn RemoteStores> {
+    Arc::new(FoldersOnly)
+}
 
 /// A vault's place, and as the user wrote it.
 pub(crate) struct Chosen {
@@ -34,7 +41,7 @@ impl Chosen {
 
     /// Opens the vault, which must be there.
     pub(crate) fn open(&self) -> Result<Vault, Failure> {
-        Vault::open(&self.place).map_err(|error| match &error {
+        Vault::open(&self.place, remote().as_ref()).map_err(|error| match &error {
             VaultError::NotAVault { place } => self.missing(place),
             VaultError::Store(inner) if inner.kind == StoreErrorKind::NoSuchPlace => {
                 let Place::Folder(path) = &self.place else { return error.into() };
@@ -55,12 +62,12 @@ impl Chosen {
 
     /// Opens the vault, or makes it; the flag says which.
     pub(crate) fn open_or_create(&self) -> Result<(Vault, bool), Failure> {
-        match Vault::open(&self.place) {
+        match Vault::open(&self.place, remote().as_ref()) {
             Ok(vault) => return Ok((vault, false)),
             Err(error) if !is_missing(&error) => return Err(error.into()),
             Err(_) => {}
         }
-        match Vault::open_or_create(&self.place) {
+        match Vault::open_or_create(&self.place, remote().as_ref()) {
             Ok(vault) => Ok((vault, true)),
             Err(error) if is_missing(&error) => Err(Failure { exit: Exit::Usage, ..error.into() }),
             Err(error) => Err(error.into()),

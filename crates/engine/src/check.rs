@@ -6,7 +6,7 @@ mod server;
 mod storage;
 
 use flexkeep_pg_copy as pg;
-use flexkeep_vault::Place;
+use flexkeep_vault::{Place, RemoteStores};
 use serde::Serialize;
 
 use crate::error::{ToolError, chain, some};
@@ -80,10 +80,15 @@ impl CheckReport {
 /// Looks at the server that `target` reaches, at pg_dump and at the vault, and goes on after a
 /// problem wherever it can. Changes nothing on the server; in the vault it writes one object of a
 /// few bytes beside the backups and removes it. A vault that is not there yet is not made.
-pub fn check(target: &pg::Config, place: &Place, options: &BackupOptions) -> CheckReport {
+pub fn check(
+    target: &pg::Config,
+    place: &Place,
+    stores: &dyn RemoteStores,
+    options: &BackupOptions,
+) -> CheckReport {
     let mut report = CheckReport::default();
     let seen = server::look(target, options, &mut report);
-    storage::look(target, place, options, seen.as_ref().map(|seen| seen.bytes), &mut report);
+    storage::look(target, (place, stores), options, seen.as_ref().map(|seen| seen.bytes), &mut report);
     report
 }
 
@@ -129,6 +134,8 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use flexkeep_vault::FoldersOnly;
+
     use super::*;
 
     #[test]
@@ -154,7 +161,7 @@ mod tests {
         let conninfo = format!("host={} port=5999 user=x dbname=x", socket.display());
         let target = pg::Config::parse(&conninfo).expect("a connection string");
         let place = Place::Folder(folder.path().join("vault"));
-        let report = check(&target, &place, &BackupOptions::default());
+        let report = check(&target, &place, &FoldersOnly, &BackupOptions::default());
         let of = |subject: &str| report.findings.iter().find(|one| one.subject == subject);
         assert_eq!(of("server").map(|one| one.severity), Some(Severity::Error));
         assert_eq!(of("vault").map(|one| one.severity), Some(Severity::Note), "{report:?}");

@@ -11,7 +11,7 @@ use flexkeep_engine::{
     check, export,
 };
 use flexkeep_vault::manifest::Manifest;
-use flexkeep_vault::{Place, Vault};
+use flexkeep_vault::{FoldersOnly, Place, Vault};
 use servers::{Server, bin, names_in, run};
 use tempfile::TempDir;
 
@@ -115,7 +115,7 @@ impl Scene {
                                 ALTER DATABASE postgres SET work_mem = '5MB'",
         );
         let folder = tempfile::tempdir().expect("a folder");
-        let vault = Vault::create(&place(&folder)).expect("makes a vault");
+        let vault = Vault::create(&place(&folder), &FoldersOnly).expect("makes a vault");
         let options = backup_options();
         let manifest = backup(&source.config(), &vault, &options, &Arc::default())
             .unwrap_or_else(|error| panic!("backup: {error:?}"));

@@ -233,7 +233,10 @@ impl Events {
 
 /// The vault as a URI.
 pub(crate) fn address(place: &Place) -> String {
-    let Place::Folder(path) = place else { return "/flexkeep".to_owned() };
+    let path = match place {
+        Place::Folder(path) => path,
+        other => return other.to_string(),
+    };
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
     let mut uri = "file://".to_owned();
     for byte in absolute.as_os_str().as_encoded_bytes() {

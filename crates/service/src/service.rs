@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flexkeep_bus::{Bus, CloudEvent, EventSink, Message};
 use flexkeep_policy::{Env, Policy};
-use flexkeep_vault::{Vault, VaultError};
+use flexkeep_vault::{RemoteStores, Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::error::ServiceError;
@@ -33,6 +33,8 @@ pub struct ServiceOptions {
     pub sink: Arc<dyn EventSink>,
     /// Folder of `pg_dump` and `pg_dumpall`; searched for when absent.
     pub pg_bin: Option<PathBuf>,
+    /// Opens vaults that are not folders.
+    pub stores: Arc<dyn RemoteStores>,
     /// Program and version for manifests.
     pub tool: String,
 }
@@ -54,8 +56,8 @@ impl Service {
         Ok(Policy::load(&self.options.policy, self.options.env.as_ref())?)
     }
 
-    pub(crate) fn vault(policy: &Policy) -> Result<Vault, VaultError> {
-        Vault::open_or_create(policy.vault())
+    pub(crate) fn vault(&self, policy: &Policy) -> Result<Vault, VaultError> {
+        Vault::open_or_create(policy.vault(), self.options.stores.as_ref())
     }
 
     pub(crate) fn events(policy: &Policy) -> Events {

@@ -4,7 +4,7 @@ use flexkeep_engine::{RunProgress, run_progress};
 use flexkeep_policy::{Policy, ServerPolicy};
 use flexkeep_vault::manifest::Manifest;
 use flexkeep_vault::store::StoreErrorKind;
-use flexkeep_vault::{Place, RunRecord, RunState, ServerName, Vault, VaultError};
+use flexkeep_vault::{RemoteStores, RunRecord, RunState, ServerName, Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -163,10 +163,7 @@ impl Status {
             .collect::<Result<_, _>>()?;
         let place = match (vault, policy) {
             (Some(vault), _) => vault.location(),
-            (None, Some(policy)) => match policy.vault() {
-                Place::Folder(path) => path.display().to_string(),
-                other => address(other),
-            },
+            (None, Some(policy)) => policy.vault().to_string(),
             (None, None) => String::new(),
         };
         Ok(Self { at: now, vault: place, servers })
@@ -233,8 +230,8 @@ impl RunStatus {
 }
 
 /// The vault, `None` before the first backup: looking must not make it.
-fn open(policy: &Policy) -> Result<Option<Vault>, VaultError> {
-    match Vault::open(policy.vault()) {
+fn open(policy: &Policy, stores: &dyn RemoteStores) -> Result<Option<Vault>, VaultError> {
+    match Vault::open(policy.vault(), stores) {
         Ok(vault) => Ok(Some(vault)),
         Err(VaultError::NotAVault { .. }) => Ok(None),
         Err(VaultError::Store(error)) if error.kind == StoreErrorKind::NoSuchPlace => Ok(None),
@@ -248,7 +245,7 @@ impl Service {
         let service = self.clone();
         blocking(move || {
             let policy = service.policy()?;
-            let vault = open(&policy)?;
+            let vault = open(&policy, service.options.stores.as_ref())?;
             Status::read(vault.as_ref(), Some(&policy), Timestamp::now())
         })
         .await?
@@ -260,7 +257,9 @@ impl Service {
         let service = self.clone();
         blocking(move || {
             let policy = service.policy()?;
-            let Some(vault) = open(&policy)? else { return Ok(Vec::new()) };
+            let Some(vault) = open(&policy, service.options.stores.as_ref())? else {
+                return Ok(Vec::new());
+            };
             let servers = match server {
                 Some(server) => vec![server],
                 None => vault.servers()?,
@@ -287,7 +286,8 @@ impl Service {
         let (service, backup) = (self.clone(), backup.to_owned());
         blocking(move || {
             let policy = service.policy()?;
-            let vault = open(&policy)?.ok_or(ServiceError::NoBackups)?;
+            let vault =
+                open(&policy, service.options.stores.as_ref())?.ok_or(ServiceError::NoBackups)?;
             Ok(vault.manifest(&vault.resolve(&backup)?)?)
         })
         .await?
@@ -301,7 +301,7 @@ impl Service {
             let policy = service.policy()?;
             let server = Self::known_server(&policy, &server)?.name();
             let message = BackupMessage::manual(server, &key, Timestamp::now())?;
-            let note = match open(&policy)? {
+            let note = match open(&policy, service.options.stores.as_ref())? {
                 Some(vault) => Record::read(&vault, server)?.0.note_of(&message.request).cloned(),
                 None => None,
             };

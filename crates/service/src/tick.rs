@@ -45,7 +45,7 @@ impl Service {
         let service = self.clone();
         let (policy, vault) = blocking(move || {
             let policy = service.policy()?;
-            let vault = Self::vault(&policy)?;
+            let vault = service.vault(&policy)?;
             Ok::<_, ServiceError>((policy, vault))
         })
         .await??;

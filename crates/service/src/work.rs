@@ -135,8 +135,8 @@ impl Service {
         };
         let attempts = server.max_attempts();
         let opened = {
-            let policy = policy.clone();
-            blocking(move || Self::vault(&policy)).await?
+            let (service, policy) = (self.clone(), policy.clone());
+            blocking(move || service.vault(&policy)).await?
         };
         let vault = match opened {
             Ok(vault) => vault,
@@ -172,8 +172,9 @@ impl Service {
         why: String,
     ) -> Result<Worked, ServiceError> {
         let (place, asked) = (policy.vault().clone(), message.clone());
+        let stores = Arc::clone(&self.options.stores);
         let find = move || {
-            let vault = Vault::open(&place).ok()?;
+            let vault = Vault::open(&place, stores.as_ref()).ok()?;
             vault.backup_for_request(&asked.server, &asked.request, asked.since()).ok()?
         };
         let Some(manifest) = blocking(find).await? else {

@@ -17,7 +17,8 @@ pub use chunk::{
 };
 pub use hash::{BadHash, ContentHash};
 pub use vault::{
-    BackupId, BadId, ChunkBuffer, ContentsWriter, Found, MAX_CONTENTS_LINE_BYTES,
+    BackupId, BadId, ChunkBuffer, ContentsWriter, FoldersOnly, Found, MAX_CONTENTS_LINE_BYTES,
     MAX_MANIFEST_BYTES, MAX_META_STORED_BYTES, MAX_RUN_OBJECT_BYTES, MAX_SCHEDULE_BYTES, Place,
-    Put, RunId, RunRecord, RunState, ServerName, VAULT_FORMAT, Vault, VaultError, meta_name,
+    PlaceUrl, Put, RemoteStores, RunId, RunRecord, RunState, ServerName, Stores, VAULT_FORMAT,
+    Vault, VaultError, meta_name,
 };

@@ -44,6 +44,7 @@ mod error;
 mod ids;
 mod meta;
 mod place;
+mod remote;
 mod reuse;
 mod runs;
 mod schedule;
@@ -59,7 +60,8 @@ pub use backups::MAX_MANIFEST_BYTES;
 pub use error::VaultError;
 pub use ids::{BackupId, BadId, RunId, ServerName};
 pub use meta::{ContentsWriter, MAX_CONTENTS_LINE_BYTES, MAX_META_STORED_BYTES, meta_name};
-pub use place::Place;
+pub use place::{Place, PlaceUrl};
+pub use remote::{FoldersOnly, RemoteStores, Stores};
 pub use reuse::Found;
 pub use runs::{MAX_RUN_OBJECT_BYTES, RunRecord, RunState};
 pub use schedule::MAX_SCHEDULE_BYTES;
@@ -136,25 +138,25 @@ impl ChunkBuffer {
 }
 
 impl Vault {
-    /// Opens the vault in `place`.
-    pub fn open(place: &Place) -> Result<Self, VaultError> {
-        let Place::Folder(path) = place;
-        let store: SharedStore = Arc::new(FolderStore::open(path)?);
-        Self::with_stores(Arc::clone(&store), store)
+    /// Opens the vault in `place`; `remote` opens the stores of what is no folder.
+    pub fn open(place: &Place, remote: &dyn RemoteStores) -> Result<Self, VaultError> {
+        let Stores { data, runs } = match place {
+            Place::Folder(path) => one_store(FolderStore::open(path)?),
+            Place::Url(url) => remote.open(url, false)?,
+        };
+        Self::with_stores(data, runs)
     }
 
-    /// Makes a vault in `place`, which must be empty or, for a folder, not there.
-    pub fn create(place: &Place) -> Result<Self, VaultError> {
-        let Place::Folder(path) = place;
-        let store: SharedStore = Arc::new(folder_for_vault(path)?);
-        Self::create_in(Arc::clone(&store), store)
+    /// Makes a vault in `place`, which must be empty or not there.
+    pub fn create(place: &Place, remote: &dyn RemoteStores) -> Result<Self, VaultError> {
+        let Stores { data, runs } = stores_for_vault(place, remote)?;
+        Self::create_in(data, runs)
     }
 
     /// Opens the vault in `place`, or makes one if there is none.
-    pub fn open_or_create(place: &Place) -> Result<Self, VaultError> {
-        let Place::Folder(path) = place;
-        let store: SharedStore = Arc::new(folder_for_vault(path)?);
-        Self::open_or_create_in(Arc::clone(&store), store)
+    pub fn open_or_create(place: &Place, remote: &dyn RemoteStores) -> Result<Self, VaultError> {
+        let Stores { data, runs } = stores_for_vault(place, remote)?;
+        Self::open_or_create_in(data, runs)
     }
 
     /// Opens the vault in two stores, which may be the same.
@@ -308,6 +310,18 @@ impl Vault {
 
 /// Opens or makes a folder that is a vault or can become one. Looks at its first level only: a
 /// path like `/` given by mistake is refused without reading all of it.
+fn one_store(store: FolderStore) -> Stores {
+    let store: SharedStore = Arc::new(store);
+    Stores { data: Arc::clone(&store), runs: store }
+}
+
+fn stores_for_vault(place: &Place, remote: &dyn RemoteStores) -> Result<Stores, VaultError> {
+    match place {
+        Place::Folder(path) => Ok(one_store(folder_for_vault(path)?)),
+        Place::Url(url) => remote.open(url, true),
+    }
+}
+
 fn folder_for_vault(path: &Path) -> Result<FolderStore, VaultError> {
     let store = FolderStore::create(path)?;
     if store.head(FORMAT_NAME)?.is_none() && !store.looks_empty()? {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use flexkeep_vault::contents::{ChunkRef, Entry, EntryKind};
-use flexkeep_vault::{ChunkBuffer, Place, Vault, chunk_name, meta_name};
+use flexkeep_vault::{ChunkBuffer, FoldersOnly, Place, Vault, chunk_name, meta_name};
 
 const BACKUP: &str = "srv-20261122T225300Z";
 
@@ -20,7 +20,7 @@ impl Pretend {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let place: Place = root.path().join("vault").to_str().unwrap().parse().unwrap();
-        let vault = Vault::create(&place).unwrap();
+        let vault = Vault::create(&place, &FoldersOnly).unwrap();
         pretend::backup(&vault, "srv", "2026-11-22T22:53:00Z").unwrap();
         Self { root, vault }
     }

@@ -9,8 +9,8 @@ use flexkeep_vault::damage::find_users;
 use flexkeep_vault::manifest::ObjectRef;
 use flexkeep_vault::store::{FolderStore, MemoryStore, PutMode, SharedStore, StoreErrorKind};
 use flexkeep_vault::{
-    BackupId, ChunkBuffer, ChunkEncoder, ContentHash, ContentsWriter, Place, Put, RunId, RunRecord,
-    RunState, ServerName, Vault, VaultError, chunk_name, meta_name,
+    BackupId, ChunkBuffer, ChunkEncoder, ContentHash, ContentsWriter, FoldersOnly, Place, Put,
+    RunId, RunRecord, RunState, ServerName, Vault, VaultError, chunk_name, meta_name,
 };
 use pretend::{backup, verify_all};
 
@@ -29,15 +29,15 @@ fn place(path: &std::path::Path) -> Place {
 fn a_folder_vault_is_made_once_and_opened_again() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("vault");
-    let missing = Vault::open(&place(&path)).unwrap_err();
+    let missing = Vault::open(&place(&path), &FoldersOnly).unwrap_err();
     assert!(missing.to_string().contains("the vault is not there"), "{missing}");
-    let made = Vault::create(&place(&path)).unwrap();
+    let made = Vault::create(&place(&path), &FoldersOnly).unwrap();
     backup(&made, "srv", TIME).unwrap();
-    let opened = Vault::open(&place(&path)).unwrap();
+    let opened = Vault::open(&place(&path), &FoldersOnly).unwrap();
     assert_eq!(opened.id(), made.id());
     assert_eq!(verify_all(&opened), 1);
-    assert_eq!(Vault::open_or_create(&place(&path)).unwrap().id(), made.id());
-    let again = Vault::create(&place(&path)).unwrap_err();
+    assert_eq!(Vault::open_or_create(&place(&path), &FoldersOnly).unwrap().id(), made.id());
+    let again = Vault::create(&place(&path), &FoldersOnly).unwrap_err();
     assert!(matches!(again, VaultError::AlreadyAVault { .. }), "{again}");
     for name in ["format.json", "chunks", "meta", "backups/srv/srv-20261122T225300Z.json"] {
         assert!(path.join(name).exists(), "{name}");
@@ -48,9 +48,9 @@ fn a_folder_vault_is_made_once_and_opened_again() {
 fn a_folder_with_other_things_is_not_made_into_a_vault() {
     let root = tempfile::tempdir().unwrap();
     std::fs::write(root.path().join("thesis.txt"), b"").unwrap();
-    let open = Vault::open(&place(root.path())).unwrap_err();
+    let open = Vault::open(&place(root.path()), &FoldersOnly).unwrap_err();
     assert!(matches!(open, VaultError::NotAVault { .. }), "{open}");
-    let make = Vault::open_or_create(&place(root.path())).unwrap_err();
+    let make = Vault::open_or_create(&place(root.path()), &FoldersOnly).unwrap_err();
     assert!(matches!(make, VaultError::NotEmpty { .. }), "{make}");
     let store: SharedStore = Arc::new(FolderStore::open(root.path()).unwrap());
     let make = Vault::create_in(Arc::clone(&store), store).unwrap_err();
@@ -63,7 +63,12 @@ fn of_many_that_make_a_vault_at_once_all_get_the_same() {
     let ids: Vec<String> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..8)
             .map(|_| {
-                scope.spawn(|| Vault::open_or_create(&place(root.path())).unwrap().id().to_owned())
+                scope.spawn(|| {
+                    Vault::open_or_create(&place(root.path()), &FoldersOnly)
+                        .unwrap()
+                        .id()
+                        .to_owned()
+                })
             })
             .collect();
         handles.into_iter().map(|handle| handle.join().unwrap()).collect()

@@ -25,7 +25,12 @@ pub(crate) fn run(args: &CheckArgs, output: &Output) -> Result<Exit, Failure> {
     }
     let target = source::target(args.source.from.as_deref(), output)?;
     let chosen = vault::choose(&args.vault)?;
-    let report = flexkeep_engine::check(&target, &chosen.place, &args.source.options());
+    let report = flexkeep_engine::check(
+        &target,
+        &chosen.place,
+        vault::remote().as_ref(),
+        &args.source.options(),
+    );
     let worst = report.worst();
     if output.json {
         output::json(&Document { status: status(worst), report: &report })?;
@@ -76,7 +81,7 @@ fn of_policy(path: &Path, args: &CheckArgs, output: &Output) -> Result<Exit, Fai
             exclude_databases: server.exclude_databases().to_vec(),
             ..args.source.options()
         };
-        let report = flexkeep_engine::check(target, &place, &options);
+        let report = flexkeep_engine::check(target, &place, vault::remote().as_ref(), &options);
         if !output.json {
             let page = render::check::page(&report, output.quiet);
             output::text(&format!("{}\n{page}", server.name()))?;

@@ -138,7 +138,7 @@ pub(crate) fn ask(app: &AppClient) -> Result<View, Failure> {
 fn of_policy(path: &Path) -> Result<View, Failure> {
     let policy = Policy::load(path, &ProcessEnv)
         .map_err(|error| Failure::new(Exit::Usage, anyhow::Error::new(error)))?;
-    let vault = match Vault::open(policy.vault()) {
+    let vault = match Vault::open(policy.vault(), crate::vault::remote().as_ref()) {
         Ok(vault) => Some(vault),
         // The first backup makes it.
         Err(VaultError::NotAVault { .. }) => None,

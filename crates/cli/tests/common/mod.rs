@@ -9,7 +9,7 @@ use flexkeep_vault::contents::{Cut, Entry, EntryKind};
 use flexkeep_vault::manifest::{
     DatabaseSummary, Extension, Loss, MANIFEST_FORMAT, Manifest, Source, Totals,
 };
-use flexkeep_vault::{BackupId, ContentsWriter, Place, Vault};
+use flexkeep_vault::{BackupId, ContentsWriter, FoldersOnly, Place, Vault};
 use jiff::Timestamp;
 
 /// The command, without anything of this process's environment that it would read.
@@ -27,7 +27,7 @@ pub(crate) fn flexkeep() -> Command {
 
 /// A vault in `folder`.
 pub(crate) fn vault(folder: &Path) -> Vault {
-    Vault::create(&Place::Folder(folder.to_owned())).unwrap()
+    Vault::create(&Place::Folder(folder.to_owned()), &FoldersOnly).unwrap()
 }
 
 /// Seals a backup of `server` with one empty table, and with losses or not.

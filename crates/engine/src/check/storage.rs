@@ -4,7 +4,7 @@ use std::path::Path;
 
 use flexkeep_pg_copy as pg;
 use flexkeep_vault::store::{PutMode, StoreError, StoreErrorKind};
-use flexkeep_vault::{Place, RunId, ServerName, Vault, VaultError};
+use flexkeep_vault::{Place, RemoteStores, RunId, ServerName, Vault, VaultError};
 use jiff::{Timestamp, Unit};
 
 use super::{CheckReport, Severity, chain, size};
@@ -18,13 +18,13 @@ const LATER_BACKUPS_SHARE: u64 = 4;
 
 pub(super) fn look(
     target: &pg::Config,
-    place: &Place,
+    (place, stores): (&Place, &dyn RemoteStores),
     options: &BackupOptions,
     source_bytes: Option<u64>,
     report: &mut CheckReport,
 ) {
     let server = options.name.clone().unwrap_or_else(|| ServerName::sanitize(&target.host()));
-    let first = match Vault::open(place) {
+    let first = match Vault::open(place, stores) {
         Ok(vault) => {
             let what = format!("the vault {} in {}", vault.id(), vault.location());
             report.add(Severity::Ok, SUBJECT, what);

@@ -18,7 +18,7 @@ use flexkeep_bus::{
 use flexkeep_service::{
     BackupMessage, Incoming, Service, ServiceError, ServiceOptions, Ticked, Worked,
 };
-use flexkeep_vault::{Place, Vault};
+use flexkeep_vault::{FoldersOnly, Place, Vault};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 
@@ -141,7 +141,7 @@ impl Bench {
 
     pub fn vault(&self) -> Vault {
         let place = Place::Folder(self.folder.path().join("vault"));
-        Vault::open_or_create(&place).expect("a vault")
+        Vault::open_or_create(&place, &FoldersOnly).expect("a vault")
     }
 
     /// The file with what is remembered of a server.
@@ -256,6 +256,7 @@ fn options_of(
     sink: Arc<dyn flexkeep_bus::EventSink>,
 ) -> ServiceOptions {
     ServiceOptions {
+        stores: Arc::new(FoldersOnly),
         policy: folder.path().join("policy.toml"),
         env: Arc::new(env),
         queue: QUEUE.to_owned(),

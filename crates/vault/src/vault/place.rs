@@ -1,5 +1,6 @@
 //! Where a vault lies, as a user writes it.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -11,6 +12,41 @@ use super::VaultError;
 pub enum Place {
     /// A folder: a path, or a `file://` URL.
     Folder(PathBuf),
+    /// Storage that is reached by a URL; a [`super::RemoteStores`] opens it.
+    Url(PlaceUrl),
+}
+
+/// The URL of a vault, `https://` or `http://`. Its query may be a credential: Display and Debug
+/// show neither that nor a user part.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PlaceUrl(String);
+
+impl PlaceUrl {
+    /// The URL as the user wrote it, with its secrets.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PlaceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&without_secrets(&self.0))
+    }
+}
+
+impl fmt::Debug for PlaceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PlaceUrl({self})")
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::Url(url) => url.fmt(f),
+        }
+    }
 }
 
 impl FromStr for Place {
@@ -30,8 +66,14 @@ impl FromStr for Place {
         let Some((scheme, rest)) = split_scheme(text) else {
             return Ok(Self::Folder(PathBuf::from(text)));
         };
-        if scheme != "file" {
-            return bad("this build knows only folders: a path, or file:///path");
+        match scheme.as_str() {
+            "https" | "http" => return Ok(Self::Url(PlaceUrl(text.to_owned()))),
+            "file" => {}
+            _ => {
+                return bad(
+                    "a vault is a folder (a path, or file:///path) or a container (https://...)",
+                );
+            }
         }
         let path = rest.strip_prefix("localhost").unwrap_or(rest);
         match (path.starts_with('/'), decode_percent(path)) {
@@ -96,10 +138,21 @@ mod tests {
     }
 
     #[test]
+    fn a_url_is_kept_whole_and_shown_without_its_secrets() {
+        let text = "HTTPS://user:hunter2@a.example/c?sig=hunter2#hunter2";
+        let place: Place = text.parse().unwrap();
+        let Place::Url(url) = &place else { panic!("{place:?}") };
+        assert_eq!(url.reveal(), text);
+        for shown in [place.to_string(), format!("{place:?}"), format!("{url:#?}")] {
+            assert!(shown.contains("a.example/c") && !shown.contains("hunter2"), "{shown}");
+        }
+    }
+
+    #[test]
     fn other_places_are_refused_without_showing_their_secrets() {
-        for text in ["az://user:hunter2@account/c", "https://a.example/c?sig=hunter2", "s3://x"] {
+        for text in ["az://user:hunter2@account/c", "s3://a.example/c?sig=hunter2", "s3://x"] {
             let message = text.parse::<Place>().unwrap_err().to_string();
-            assert!(message.contains("this build knows only folders"), "{message}");
+            assert!(message.contains("a vault is a folder"), "{message}");
             assert!(!message.contains("hunter2"), "{message}");
         }
         for text in ["", "file://host/x", "file:///a%zz", "file:///a%ff", "a\0b"] {

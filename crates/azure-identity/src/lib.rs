@@ -1,0 +1,1 @@
+//! The identity that flexkeep has on Azure, and its tokens.
