@@ -5,12 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::connection::{BusConnection, FORMS};
 use crate::error::{BusError, BusErrorKind};
 use crate::local::LocalQueues;
 use crate::message::Message;
-
-const FORMS: &str = "a bus connection is sqlite:PATH (queues in a file of this machine) or a \
-                     Service Bus connection (Endpoint=sb://NAMESPACE.servicebus.windows.net/;…)";
 
 /// Sends work.
 ///
@@ -18,12 +16,23 @@ const FORMS: &str = "a bus connection is sqlite:PATH (queues in a file of this m
 /// - A message is stored durably when `send` returns `Ok`.
 /// - After an error it may have been stored or not: send it again with the same id. The queue
 ///   drops duplicates by id without an error.
-/// - `send` ends in bounded time, and retries nothing that [`BusError::is_transient`] reports.
+/// - `send` ends in bounded time. A bus across a network has then tried again by itself for as
+///   long as it may; one to a file leaves that to the caller. Either way
+///   [`BusError::is_transient`] tells whether the same call may succeed later.
 /// - Errors never show credentials.
 #[async_trait]
 pub trait Bus: Send + Sync {
     /// Sends `message` to `queue`, which must exist.
     async fn send(&self, queue: &str, message: &Message) -> Result<(), BusError>;
+
+    /// Sends all of `messages` to `queue`, in order. After an error some may have been stored:
+    /// send all of them again with the same ids.
+    async fn send_batch(&self, queue: &str, messages: &[Message]) -> Result<(), BusError> {
+        for message in messages {
+            self.send(queue, message).await?;
+        }
+        Ok(())
+    }
 }
 
 /// A [`Bus`] to the queues of a file.
@@ -36,42 +45,34 @@ impl Bus for LocalBus {
         let (queues, queue, message) = (self.0.clone(), queue.to_owned(), message.clone());
         blocking(move || queues.send(&queue, &message).map(|_| ())).await
     }
+
+    async fn send_batch(&self, queue: &str, messages: &[Message]) -> Result<(), BusError> {
+        let (queues, queue, messages) = (self.0.clone(), queue.to_owned(), messages.to_vec());
+        blocking(move || queues.send_all(&queue, &messages).map(|_| ())).await
+    }
 }
 
 /// Opens the bus that `connection` names; a relative path is relative to `base`.
 ///
 /// # Errors
-/// `Unsupported` for a form that this build cannot open (the text names the forms, never what
-/// was given), or those of [`LocalQueues::open`].
+/// Those of [`BusConnection::parse`] and [`BusConnection::open`], which see for a namespace that
+/// is reached with an identity.
 pub fn open_bus(connection: &str, base: &Path) -> Result<Arc<dyn Bus>, BusError> {
-    let path = local_queues_path(connection, base)?;
-    Ok(Arc::new(LocalBus(LocalQueues::open(&path)?)))
+    BusConnection::parse(connection, base)?.open(None)
 }
 
 /// The queue file that `connection` names, for whoever receives from it.
 ///
 /// # Errors
-/// `Unsupported` as with [`open_bus`]; `Invalid` if the path is missing.
+/// Those of [`BusConnection::parse`]; `Unsupported` for a Service Bus connection.
 pub fn local_queues_path(connection: &str, base: &Path) -> Result<PathBuf, BusError> {
-    let connection = connection.trim();
-    if let Some(path) = connection.strip_prefix("sqlite:") {
-        return if path.is_empty() {
-            Err(BusError::invalid(format!("sqlite: lacks its path; {FORMS}")))
-        } else {
-            Ok(base.join(path))
-        };
+    match BusConnection::parse(connection, base)? {
+        BusConnection::Local(path) => Ok(path),
+        BusConnection::ServiceBus(_) => Err(BusError::new(
+            BusErrorKind::Unsupported,
+            format!("a Service Bus connection has no queue file, use sqlite:PATH; {FORMS}"),
+        )),
     }
-    let lower = connection.to_ascii_lowercase();
-    Err(BusError::new(
-        BusErrorKind::Unsupported,
-        if connection.is_empty() {
-            format!("the bus connection is empty; {FORMS}")
-        } else if lower.contains("endpoint=sb:") || lower.contains(".servicebus.") {
-            format!("this build opens no Service Bus connection, use sqlite:PATH; {FORMS}")
-        } else {
-            format!("the bus connection has no known form; {FORMS}")
-        },
-    ))
 }
 
 /// Runs `work`, which waits for disks and locks, off the asynchronous threads.

@@ -18,9 +18,15 @@ pub enum BusErrorKind {
     LockLost,
     /// No dead letter has this sequence number.
     NotFound,
-    /// Another process holds the file, longer than we wait.
+    /// Another process holds the file, longer than we wait; or the broker is overloaded.
     Busy,
-    /// There is no space left.
+    /// The broker cannot be reached, or does not answer in time.
+    Unreachable,
+    /// The broker does not let this identity or key send.
+    Denied,
+    /// The broker does not take the message or the connection, and will not another time.
+    Refused,
+    /// There is no space left, on the disk or in the queue.
     NoSpace,
     /// The file may be read but not written.
     ReadOnly,
@@ -67,7 +73,7 @@ impl BusError {
 
     /// Whether the same call may succeed later although nobody changed anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self.kind, BusErrorKind::Busy | BusErrorKind::Io)
+        matches!(self.kind, BusErrorKind::Busy | BusErrorKind::Io | BusErrorKind::Unreachable)
     }
 
     pub(crate) fn invalid(what: impl Into<String>) -> Self {
@@ -82,10 +88,14 @@ mod tests {
     #[test]
     fn only_what_passes_by_itself_is_transient() {
         let is_transient = |kind| BusError::new(kind, "x").is_transient();
-        assert!(is_transient(BusErrorKind::Busy) && is_transient(BusErrorKind::Io));
+        for kind in [BusErrorKind::Busy, BusErrorKind::Io, BusErrorKind::Unreachable] {
+            assert!(is_transient(kind), "{kind:?}");
+        }
         for kind in [
             BusErrorKind::Invalid,
             BusErrorKind::LockLost,
+            BusErrorKind::Denied,
+            BusErrorKind::Refused,
             BusErrorKind::NoSpace,
             BusErrorKind::ReadOnly,
             BusErrorKind::Damaged,

@@ -1,8 +1,10 @@
 //! Where events go.
 
 mod file;
+mod topic;
 
 pub use file::FileSink;
+pub use topic::TopicSink;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +20,8 @@ use crate::event::CloudEvent;
 /// - An event is handed over durably (as far as the sink promises it) when `publish` returns
 ///   `Ok`.
 /// - After an error it may have been handed over or not: publish it again with the same id.
-/// - `publish` ends in bounded time, and retries nothing that [`BusError::is_transient`] reports.
+/// - `publish` ends in bounded time. A sink across a network has then tried again by itself for as
+///   long as it may. [`BusError::is_transient`] tells whether the same call may succeed later.
 /// - Errors never show credentials.
 #[async_trait]
 pub trait EventSink: Send + Sync {

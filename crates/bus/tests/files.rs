@@ -5,7 +5,9 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use flexkeep_bus::{Bus, BusErrorKind, LocalBus, LocalQueues, Message, Sent, open_bus};
+use flexkeep_bus::{
+    Bus, BusErrorKind, LocalBus, LocalQueues, Message, Sent, local_queues_path, open_bus,
+};
 use support::{Bench, QUEUE, text};
 
 /// That opening `path` fails with `kind` and names the file.
@@ -126,22 +128,30 @@ async fn the_bus_of_a_connection_sends_to_the_file_it_names() {
     let error = LocalBus(bench.queues.clone()).send("other", &text("a")).await.unwrap_err();
     assert_eq!(error.kind(), BusErrorKind::UnknownQueue);
     assert_eq!(bench.queues.counts(QUEUE).unwrap().active, 3);
+    LocalBus(bench.queues.clone()).send_batch(QUEUE, &[text("c"), text("d")]).await.unwrap();
+    assert_eq!(bench.queues.counts(QUEUE).unwrap().active, 4);
 }
 
 #[test]
 fn a_connection_of_another_form_is_refused_without_being_shown() {
     let service_bus = "Endpoint=sb://ns.servicebus.windows.net/;SharedAccessKeyName=k;\
                        SharedAccessKey=c2VjcmV0";
-    for connection in [service_bus, "", "postgres://u:c2VjcmV0@h", "queues-c2VjcmV0.db", "SQLITE:x"]
-    {
-        let error = open_bus(connection, Path::new("/")).err().expect("no such form");
+    let base = Path::new("/");
+    let others = ["", "postgres://u:c2VjcmV0@h", "queues-c2VjcmV0.db", "SQLITE:x"];
+    let mut errors: Vec<_> = others
+        .iter()
+        .map(|connection| open_bus(connection, base).err().expect("no such form"))
+        .collect();
+    errors.push(local_queues_path(service_bus, base).expect_err("it has no file"));
+    for error in errors {
         assert_eq!(error.kind(), BusErrorKind::Unsupported);
         let shown = format!("{error} {error:?}");
         assert!(shown.contains("sqlite:PATH") && shown.contains("Endpoint=sb://"), "{shown}");
         assert!(!shown.contains("c2VjcmV0"), "{shown}");
     }
-    let error = open_bus("sqlite:", Path::new("/")).err().expect("no path");
+    let error = open_bus("sqlite:", base).err().expect("no path");
     assert_eq!(error.kind(), BusErrorKind::Invalid);
+    assert!(open_bus(service_bus, base).is_ok(), "nothing is connected to yet");
 }
 
 #[test]
