@@ -53,12 +53,12 @@ impl CheckReport {
         self.findings.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok)
     }
 
-    fn add(&mut self, severity: Severity, subject: &str, what: impl Into<String>) {
+    pub(crate) fn add(&mut self, severity: Severity, subject: &str, what: impl Into<String>) {
         let (subject, what) = (subject.to_owned(), what.into());
         self.findings.push(Finding { severity, subject, what, way_out: None });
     }
 
-    fn add_with_way_out(
+    pub(crate) fn add_with_way_out(
         &mut self,
         severity: Severity,
         subject: &str,
@@ -88,7 +88,13 @@ pub fn check(
 ) -> CheckReport {
     let mut report = CheckReport::default();
     let seen = server::look(target, options, &mut report);
-    storage::look(target, (place, stores), options, seen.as_ref().map(|seen| seen.bytes), &mut report);
+    storage::look(
+        target,
+        (place, stores),
+        options,
+        seen.as_ref().map(|seen| seen.bytes),
+        &mut report,
+    );
     report
 }
 
@@ -119,7 +125,7 @@ fn look_for_tools(options: &BackupOptions, server_major: Option<u32>, report: &m
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = "bytes";

@@ -53,8 +53,9 @@ pub(crate) fn prepare(
     let name = &database.name;
     let mut leader = Leader::open(run.target, name, &run.connect)?;
     let encoding = database_encoding(&mut leader)?;
+    let (superuser, progress) = (run.facts.superuser, &run.tools.progress);
     let outline =
-        outline::take(run.client, run.target, &mut leader, &encoding, &run.tools.progress)?;
+        outline::take(run.client, run.target, superuser, &mut leader, &encoding, progress)?;
     let mut plan = plan::plan(&outline.toc, &leader, last, run.options.lanes)?;
     let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {
         Unreadable::ask(&mut leader.connection, name)?

@@ -140,6 +140,15 @@ pub enum ToolError {
         #[source]
         source: std::io::Error,
     },
+    /// The password that it is to connect with could not be had.
+    #[error("cannot get the password for {tool}")]
+    Password {
+        /// The program.
+        tool: String,
+        /// Why.
+        #[source]
+        source: flexkeep_pg_copy::PasswordError,
+    },
     /// It ended with an error.
     #[error("{tool} failed ({status}): {stderr}")]
     Failed {

@@ -56,7 +56,7 @@ fn try_dump(
     with_passwords: bool,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<u8>, ToolError> {
-    let mut command = tools::command(client, "pg_dumpall", target);
+    let mut command = tools::command(client, "pg_dumpall", target)?;
     command.args(["--globals-only", "--no-password"]);
     command.arg(format!("--database={}", target.database()));
     if !with_passwords {

@@ -38,15 +38,20 @@ pub(crate) struct Outline {
 pub(crate) fn take(
     tools: &ClientTools,
     target: &pg::Config,
+    superuser: bool,
     leader: &mut Leader,
     encoding: &str,
     progress: &Progress,
 ) -> Result<Outline, BackupError> {
     let target = target.with_database(&leader.database);
-    let mut command = tools::command(tools, "pg_dump", &target);
+    let mut command = tools::command(tools, "pg_dump", &target)?;
     command.args(["--format=custom", "--compress=0", "--no-password"]);
     command.arg(format!("--encoding={encoding}"));
     command.arg(format!("--snapshot={}", leader.snapshot));
+    if !superuser {
+        // It dumps none then, and only counts them, which a managed server may refuse.
+        command.arg("--no-subscriptions");
+    }
     command.arg(format!("--lock-wait-timeout={LOCK_WAIT_SECONDS}s"));
     let mut child = RunningTool::start(&mut command, "pg_dump")?;
     let toc = read(&mut child, leader, progress);

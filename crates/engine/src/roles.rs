@@ -7,8 +7,9 @@
 mod rewrite;
 mod statements;
 
+pub(crate) use rewrite::JOIN;
 pub use statements::Unterminated;
-use statements::{Part, Token};
+pub(crate) use statements::{Part, Token, split, tokens};
 
 /// For which kind of server roles are prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +164,24 @@ mod tests {
         let sixteen = RolesTarget::FlexibleServer { major: Some(16) };
         let (text, _) = prepared(sql, sixteen, 16);
         assert!(text.contains("ALTER ROLE b BYPASSRLS;"), "{text}");
+    }
+
+    #[test]
+    fn on_flexible_server_who_runs_it_joins_each_role_and_keeps_what_it_has() {
+        let sql = b"CREATE ROLE azuresu;\nCREATE ROLE \"A \"\"b\"\"\";\nCREATE ROLE admin;\n\
+            ALTER ROLE admin WITH CREATEROLE;\nGRANT azure_pg_admin TO admin WITH ADMIN OPTION;\n";
+        let (text, _) = prepared(sql, FLEXIBLE, 18);
+        for kept in [
+            "IF NOT pg_catalog.pg_has_role('A \"b\"', 'USAGE') THEN GRANT \"A \"\"b\"\"\" TO CURRENT_USER;",
+            "IF current_user <> 'admin' THEN ALTER ROLE admin CREATEROLE;",
+            "IF current_user <> 'admin' OR NOT pg_catalog.pg_has_role('azure_pg_admin', 'MEMBER') \
+             THEN GRANT azure_pg_admin TO admin WITH ADMIN OPTION;",
+        ] {
+            assert!(text.contains(kept), "{kept} in {text}");
+        }
+        assert!(!text.contains("GRANT azuresu"), "{text}");
+        let (text, _) = prepared(sql, RolesTarget::Postgres, 18);
+        assert!(!text.contains("CURRENT_USER"), "{text}");
     }
 
     #[test]

@@ -12,6 +12,9 @@ const PLATFORM_DATABASES: [&str; 2] = ["azure_maintenance", "azure_sys"];
 /// Most objects that a loss names; the count is exact in any case.
 const OBJECTS_NAMED: usize = 100;
 
+/// SQLSTATE of a missing right.
+const NOT_PERMITTED: &str = "42501";
+
 /// A connected server.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerFacts {
@@ -20,6 +23,8 @@ pub(crate) struct ServerFacts {
     pub(crate) superuser: bool,
     /// Whether password hashes may be read.
     pub(crate) reads_passwords: bool,
+    /// Whether it may be read which subscriptions there are.
+    pub(crate) reads_subscriptions: bool,
 }
 
 /// Asks the server what it is.
@@ -43,6 +48,8 @@ pub(crate) fn facts(connection: &mut Connection) -> Result<ServerFacts, BackupEr
         return Err(BackupError::ServerTooOld { version });
     }
     let flag = |index| number::<u8>(row, index, QUERY).map(|value| value == 1);
+    let reads_passwords = flag(3)? && can_read(connection, "pg_authid", "rolpassword")?;
+    let reads_subscriptions = reads_subscriptions(connection)?;
     Ok(ServerFacts {
         source: Source {
             version,
@@ -57,8 +64,27 @@ pub(crate) fn facts(connection: &mut Connection) -> Result<ServerFacts, BackupEr
             pg_dump: String::new(),
         },
         superuser: flag(2)?,
-        reads_passwords: flag(3)?,
+        reads_passwords,
+        reads_subscriptions,
     })
+}
+
+/// Whether a catalog can really be read. To be asked outside of a transaction, which a refusal
+/// would end. A managed server may refuse what the privileges allow:
+/// `pg_read_all_data` covers catalogs too, and there it must not.
+fn can_read(
+    connection: &mut Connection,
+    catalog: &str,
+    columns: &str,
+) -> Result<bool, BackupError> {
+    let sql = format!("SELECT {columns} FROM pg_catalog.{catalog} LIMIT 1");
+    match session::rows(connection, "", "asking what may be read", &sql) {
+        Ok(_) => Ok(true),
+        Err(BackupError::Server { source, .. }) if source.sqlstate() == Some(NOT_PERMITTED) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The databases to dump, and what is said about the others.
@@ -115,6 +141,7 @@ pub(crate) fn databases(
             all.dump.push(Database { name, oid });
         }
     }
+    all.losses.extend(hidden_subscriptions(connection)?);
     if let Some(name) = unknown.first() {
         return Err(BackupError::NoSuchDatabase((*name).clone()));
     }
@@ -135,14 +162,39 @@ fn database_loss(name: &str, reason: &str) -> Loss {
     }
 }
 
-/// Login roles whose password hash is not in the backup.
+/// Subscriptions of a server that hides their catalog; then it is not known in which database
+/// each of them is.
+fn hidden_subscriptions(connection: &mut Connection) -> Result<Option<Loss>, BackupError> {
+    if reads_subscriptions(connection)? {
+        return Ok(None);
+    }
+    let rows = session::rows(
+        connection,
+        "",
+        "listing the subscriptions",
+        "SELECT DISTINCT s.subname FROM pg_catalog.pg_stat_subscription s ORDER BY 1",
+    )?;
+    let reason = "pg_dump dumps subscriptions for superusers only; in which database each one is \
+                  cannot be read";
+    Ok(loss(None, "subscription", &names(&rows), reason))
+}
+
+fn reads_subscriptions(connection: &mut Connection) -> Result<bool, BackupError> {
+    can_read(connection, "pg_subscription", "subname, subdbid")
+}
+
+/// Login roles whose password hash is not in the backup; on Flexible Server without the platform's
+/// own, which nobody restores.
 pub(crate) fn password_loss(connection: &mut Connection) -> Result<Option<Loss>, BackupError> {
     let rows = session::rows(
         connection,
         "",
         "listing the roles",
         "SELECT r.rolname FROM pg_catalog.pg_roles r \
-         WHERE r.rolcanlogin AND r.rolname !~ '^pg_' ORDER BY 1",
+         WHERE r.rolcanlogin AND r.rolname !~ '^pg_' \
+         AND NOT (r.rolname IN ('azuresu', 'azure_superuser', 'replication') AND \
+           EXISTS (SELECT FROM pg_catalog.pg_roles p WHERE p.rolname = 'azure_pg_admin')) \
+         ORDER BY 1",
     )?;
     let reason = "password hashes (pg_authid) can be read by superusers only";
     Ok(loss(None, "role password", &names(&rows), reason))
@@ -156,7 +208,7 @@ pub(crate) fn database_losses(
     unreadable_objects: &std::collections::HashSet<u32>,
 ) -> Result<Vec<Loss>, BackupError> {
     let mut losses = Vec::new();
-    if !facts.superuser {
+    if !facts.superuser && facts.reads_subscriptions {
         let rows = session::rows(
             connection,
             database,
@@ -166,6 +218,8 @@ pub(crate) fn database_losses(
         )?;
         let reason = "pg_dump dumps subscriptions for superusers only";
         losses.extend(loss(Some(database), "subscription", &names(&rows), reason));
+    }
+    if !facts.superuser {
         let rows = session::rows(
             connection,
             database,

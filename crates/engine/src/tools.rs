@@ -113,11 +113,16 @@ pub(crate) struct ToolOutput {
 
 /// A program that talks to the server, with its connection in the environment, where no other
 /// user of the machine can read it.
-pub(crate) fn command(tools: &ClientTools, name: &str, target: &pg::Config) -> Command {
+pub(crate) fn command(
+    tools: &ClientTools,
+    name: &str,
+    target: &pg::Config,
+) -> Result<Command, ToolError> {
     let mut command = Command::new(tools.program(name));
-    target.apply_to(&mut command);
+    let no_password = |source| ToolError::Password { tool: name.to_owned(), source };
+    target.apply_to(&mut command).map_err(no_password)?;
     command.env("LC_ALL", "C").env_remove("PGCLIENTENCODING").env_remove("PG_COLOR");
-    command
+    Ok(command)
 }
 
 /// Runs a program to its end, at most `limit`.

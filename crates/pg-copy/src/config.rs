@@ -6,6 +6,7 @@ mod environment;
 mod keys;
 mod libpq;
 mod passfile;
+mod provider;
 mod service;
 mod uri;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use environment::Environment;
+pub use provider::{PasswordError, PasswordProvider};
 
 pub(crate) use build::RequireAuth;
 
@@ -46,8 +48,10 @@ impl ConfigError {
 pub struct Config {
     pub(crate) hosts: Vec<Host>,
     pub(crate) user: String,
+    pub(crate) user_named: bool,
     pub(crate) database: String,
     pub(crate) password: Option<Secret>,
+    pub(crate) provider: Option<provider::Provider>,
     pub(crate) passfile: Option<PathBuf>,
     pub(crate) sslmode: Option<SslMode>,
     pub(crate) ssl: SslFiles,
@@ -187,13 +191,14 @@ impl Config {
     /// The same target with another user.
     #[must_use]
     pub fn with_user(&self, name: &str) -> Config {
-        Config { user: name.to_owned(), ..self.clone() }
+        Config { user: name.to_owned(), user_named: true, ..self.clone() }
     }
 
-    /// The same target with this password, for instance a fresh access token.
+    /// The same target with this password.
     #[must_use]
     pub fn with_password(&self, password: &str) -> Config {
-        Config { password: Some(Secret(password.to_owned())), ..self.clone() }
+        let password = Some(Secret(password.to_owned()));
+        Config { password, provider: None, ..self.clone() }
     }
 
     /// The database's name.

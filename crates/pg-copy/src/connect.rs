@@ -26,6 +26,12 @@ pub(crate) enum Encryption {
 }
 
 pub(crate) fn connect(config: &Config, options: &ConnectOptions) -> Result<Connection, Error> {
+    // Before anything is dialled: a server does not wait long for an answer.
+    let present = config.with_present_password().map_err(|source| Error::Password {
+        target: config.hosts.first().map(Host::target).unwrap_or_default(),
+        source,
+    })?;
+    let config = &present;
     let wait = options.connect_timeout.or(config.connect_timeout).unwrap_or(CONNECT_TIMEOUT);
     let mut attempts = Vec::new();
     let passes: &[TargetSession] = match config.session {

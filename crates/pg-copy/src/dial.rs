@@ -172,3 +172,23 @@ fn unix_advice(error: &io::Error, path: &Path) -> String {
         _ => "the connection failed".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::config::{Config, Environment};
+
+    #[test]
+    fn a_peer_that_has_gone_is_noticed_within_a_minute_by_default() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = Socket::from(socket);
+        let config = Config::parse_in("host=h user=u", &Environment::empty()).unwrap();
+        set_options(&socket, &config.keepalive).unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(10));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+    }
+}

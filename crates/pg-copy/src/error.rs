@@ -9,7 +9,7 @@ use std::time::Duration;
 
 pub use server::ServerError;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, PasswordError};
 
 /// An error of the caller's own, carried through a callback.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -55,6 +55,15 @@ pub enum Error {
         /// What the server said, if it was the server that refused.
         #[source]
         source: Option<Box<ServerError>>,
+    },
+    /// The password of a new connection could not be had.
+    #[error("cannot get the password for {target}")]
+    Password {
+        /// The first host.
+        target: String,
+        /// Why.
+        #[source]
+        source: PasswordError,
     },
     /// The server refused the session for another reason than authentication.
     #[error("{target} refuses the connection")]
@@ -140,6 +149,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Closed { .. } | Error::TimedOut { .. } => true,
+            Error::Password { source, .. } => source.is_transient(),
             Error::Connect { source, .. } => source.as_ref().is_none_or(io_is_transient),
             Error::Server(error) | Error::Refused { source: error, .. } => error.is_transient(),
             Error::AllHosts { attempts } => attempts.iter().any(Error::is_transient),

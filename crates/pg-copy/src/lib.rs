@@ -47,7 +47,7 @@ mod transport;
 mod wire;
 
 pub use cancel::CancelHandle;
-pub use config::{Config, ConfigError, Environment, SslMode};
+pub use config::{Config, ConfigError, Environment, PasswordError, PasswordProvider, SslMode};
 pub use connection::{Connection, CopySink, TransactionStatus};
 pub use error::{BoxError, CopyError, Error, ServerError};
 pub use options::ConnectOptions;

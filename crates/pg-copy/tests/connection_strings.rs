@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use flexkeep_pg_copy::{Config, Environment, SslMode};
+use flexkeep_pg_copy::{
+    Config, ConnectOptions, Connection, Environment, PasswordError, PasswordProvider, SslMode,
+};
 
 fn home() -> Environment {
     Environment::empty().with("HOME", "/nonexistent").with("USER", "me")
@@ -249,4 +251,56 @@ fn the_default_root_file_is_used_when_it_exists() {
     let environment = Environment::empty().with("HOME", home.path()).with("USER", "me");
     let config = Config::parse_in("host=db.example.org", &environment).unwrap();
     assert_eq!(variable(&config, "PGSSLROOTCERT"), Some(root.display().to_string()));
+}
+
+/// Gives another password each time, as tokens are.
+struct Counting(std::sync::atomic::AtomicU32);
+
+impl PasswordProvider for Counting {
+    fn password(&self) -> Result<String, PasswordError> {
+        match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            2 => Err(PasswordError::new("the endpoint is busy", true)),
+            at => Ok(format!("token-{at}")),
+        }
+    }
+}
+
+#[test]
+fn a_provider_is_asked_for_each_program_and_each_connection() {
+    let plain = parse("host=h user=u password=old passfile=/some/file");
+    let config = plain.with_password_provider(std::sync::Arc::new(Counting(0.into())));
+    assert!(config.has_password_provider() && !config.has_password());
+    assert_eq!(variable(&config, "PGPASSWORD"), None);
+    for token in ["token-0", "token-1"] {
+        let mut child = std::process::Command::new("pg_dump");
+        config.with_database("other").apply_to(&mut child).unwrap();
+        let set = child.get_envs().find(|(name, _)| *name == "PGPASSWORD");
+        assert_eq!(set.unwrap().1.unwrap(), token);
+        assert!(!child.get_envs().any(|(name, value)| name == "PGPASSFILE" && value.is_some()));
+    }
+    let options = ConnectOptions::default();
+    let error = Connection::connect(&config, &options).err().unwrap();
+    assert_eq!(error.to_string(), "cannot get the password for h:5432");
+    assert!(error.is_transient());
+    assert!(!format!("{config:?}{error:?}").contains("token"));
+    let fixed = config.with_password("fixed");
+    assert!(!fixed.has_password_provider() && fixed.has_password());
+}
+
+#[test]
+fn who_and_where_is_known_before_a_token_is_sent() {
+    assert!(!parse("host=h").names_user());
+    assert!(parse("host=h user=x").names_user());
+    assert!(parse("host=h").with_user("x").names_user());
+    let from_variable = home().with("PGUSER", "x");
+    assert!(Config::parse_in("host=h", &from_variable).unwrap().names_user());
+    for (text, verified) in [
+        ("host=h", true),
+        ("host=h sslmode=verify-ca", true),
+        ("host=h sslmode=require", false),
+        ("host=h,/tmp sslmode=disable", false),
+        ("host=/tmp,localhost sslmode=disable", true),
+    ] {
+        assert_eq!(parse(text).verifies_server(), verified, "{text}");
+    }
 }

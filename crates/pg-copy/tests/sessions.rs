@@ -399,7 +399,7 @@ fn password_and_service_files_are_used() {
         .env("PGHOST", "/nonexistent")
         .env("PGSERVICE", "other")
         .args(["-Atc", "SELECT current_user"]);
-    target.apply_to(&mut child);
+    target.apply_to(&mut child).unwrap();
     let output = child.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "scram_user", "{error}");

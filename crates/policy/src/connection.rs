@@ -3,9 +3,10 @@
 use flexkeep_pg_copy::{Config, ConfigError, Environment};
 use toml::de::DeValue;
 
+use crate::auth::Auth;
 use crate::env::{Env, Template, is_name, required};
 use crate::leak;
-use crate::problem::{Problem, Report, Spot};
+use crate::problem::{Problem, Report, Spot, shown};
 use crate::section::{Field, Section, type_name};
 
 const EXAMPLE: &str = r#"connection = "host=… user=… dbname=postgres""#;
@@ -27,6 +28,63 @@ pub(crate) struct Connection {
 pub(crate) struct PasswordVariable {
     name: String,
     spot: Spot,
+}
+
+/// What a server is shown to prove who connects. A table's own replaces that of the defaults
+/// whole: a server with a password is not also one with a token.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Credentials {
+    /// What comes with the connection string, if anything.
+    #[default]
+    Given,
+    /// A password.
+    Password(PasswordVariable),
+    /// A token; the key's place.
+    Entra(Spot),
+}
+
+impl Credentials {
+    pub(crate) fn auth(&self) -> Auth {
+        match self {
+            Credentials::Given | Credentials::Password(_) => Auth::Password,
+            Credentials::Entra(_) => Auth::Entra,
+        }
+    }
+}
+
+/// Reads the keys `auth` and `password` of a table.
+pub(crate) fn read_credentials(
+    section: &Section<'_>,
+    report: &mut Report<'_>,
+) -> Field<Credentials> {
+    let auth = section.text("auth", r#"auth = "entra""#, report).and_then(|(word, spot)| {
+        let Ok(auth) = word.parse::<Auth>() else {
+            report.add(
+                &spot,
+                format!(
+                    "expected \"password\" or \"entra\", found {:?}; write auth = \"entra\" for \
+                     Entra tokens, or leave it out",
+                    shown(word)
+                ),
+            );
+            return None;
+        };
+        Some((auth, spot))
+    });
+    match (auth, read_password(section, report)) {
+        (Field::Bad, _) | (_, Field::Bad) => Field::Bad,
+        (Field::Absent, Field::Absent) => Field::Absent,
+        (Field::Good((Auth::Password, _)), Field::Absent) => Field::Good(Credentials::Given),
+        (Field::Good((Auth::Entra, spot)), Field::Absent) => Field::Good(Credentials::Entra(spot)),
+        (Field::Good((Auth::Entra, _)), Field::Good(password)) => {
+            report.add(
+                &password.spot,
+                "a token is the password with auth = \"entra\"; take password or auth out",
+            );
+            Field::Bad
+        }
+        (_, Field::Good(password)) => Field::Good(Credentials::Password(password)),
+    }
 }
 
 /// Reads the key `connection`, which must be there.
@@ -86,10 +144,7 @@ fn holds_password(text: &str) -> bool {
 }
 
 /// Reads the key `password`.
-pub(crate) fn read_password(
-    section: &Section<'_>,
-    report: &mut Report<'_>,
-) -> Field<PasswordVariable> {
+fn read_password(section: &Section<'_>, report: &mut Report<'_>) -> Field<PasswordVariable> {
     let Some((value, spot)) = section.value("password") else { return Field::Absent };
     let DeValue::Table(table) = value else {
         let message = match value {
@@ -139,7 +194,7 @@ pub(crate) fn read_password(
 /// Each variable that cannot be used, or what is wrong once they are filled in.
 pub(crate) fn resolve(
     connection: &Connection,
-    password: Option<&PasswordVariable>,
+    credentials: &Credentials,
     env: &dyn Env,
     report: &Report<'_>,
 ) -> Result<Config, Vec<Problem>> {
@@ -149,7 +204,10 @@ pub(crate) fn resolve(
             problems.push(report.problem(&connection.spot, bad.message));
         }
     }
-    let password = password.map(|variable| (variable, required(env, &variable.name)));
+    let password = match credentials {
+        Credentials::Password(variable) => Some((variable, required(env, &variable.name))),
+        Credentials::Given | Credentials::Entra(_) => None,
+    };
     if let Some((variable, Err(bad))) = &password {
         problems.push(report.problem(&variable.spot, bad.message.clone()));
     }
@@ -161,10 +219,29 @@ pub(crate) fn resolve(
     let variables = connection.template.variables();
     let shown = if variables.is_empty() { Shown::Reason } else { Shown::Names(variables) };
     let config = parse(&text, environment(env), shown).map_err(wrong)?;
+    if let Credentials::Entra(spot) = credentials
+        && let Some(message) = not_for_entra(&config)
+    {
+        return Err(vec![report.problem(spot, message.to_owned())]);
+    }
     Ok(match password {
         Some((_, Ok(password))) => config.with_password(&password),
         _ => config,
     })
+}
+
+/// What does not go together with a token.
+fn not_for_entra(config: &Config) -> Option<&'static str> {
+    if config.has_password() {
+        return Some(
+            "a token is the password with auth = \"entra\", but the connection string, once its \
+             variables are filled in, has one too; take one of them out",
+        );
+    }
+    (!config.verifies_server()).then_some(
+        "a token is not sent to a server that does not prove who it is; take sslmode out of the \
+         connection string, or write sslmode=verify-full",
+    )
 }
 
 /// What of libpq's environment holds for a policy: the home folder with its password file and

@@ -8,6 +8,7 @@
 //! only [`Policy::load`] reads a file (time zones come from the system's database, or from the one
 //! in this crate).
 
+mod auth;
 mod connection;
 mod env;
 mod leak;
@@ -21,6 +22,7 @@ mod server;
 mod state;
 mod zone;
 
+pub use auth::{Auth, UnknownAuth};
 pub use env::{Env, ProcessEnv};
 pub use policy::{MAX_POLICY_BYTES, Policy};
 pub use problem::{PolicyError, Problem, Problems};

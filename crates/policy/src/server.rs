@@ -4,7 +4,8 @@ use flexkeep_pg_copy::Config;
 use flexkeep_vault::ServerName;
 use toml::de::DeValue;
 
-use crate::connection::{self, Connection, PasswordVariable};
+use crate::auth::Auth;
+use crate::connection::{self, Connection, Credentials};
 use crate::env::Env;
 use crate::problem::{Problem, Report, shown};
 use crate::schedule::Schedule;
@@ -15,8 +16,8 @@ use crate::section::{Field, Section, type_name};
 pub(crate) const OWN_KEYS: [&str; 2] = ["name", "connection"];
 
 /// Keys that stand in `[[server]]` or in `[defaults]`.
-pub(crate) const SHARED_KEYS: [&str; 6] =
-    ["password", "schedule", "lanes", "exclude_databases", "max_attempts", "enabled"];
+pub(crate) const SHARED_KEYS: [&str; 7] =
+    ["auth", "password", "schedule", "lanes", "exclude_databases", "max_attempts", "enabled"];
 
 /// Lanes where the policy does not say.
 pub const DEFAULT_LANES: u32 = 2;
@@ -35,6 +36,7 @@ pub const MAX_MAX_ATTEMPTS: u32 = 20;
 pub struct ServerPolicy {
     pub(crate) name: ServerName,
     pub(crate) connection: Result<Config, Vec<Problem>>,
+    pub(crate) auth: Auth,
     pub(crate) schedule: Schedule,
     pub(crate) lanes: u32,
     pub(crate) exclude_databases: Vec<String>,
@@ -48,12 +50,18 @@ impl ServerPolicy {
         &self.name
     }
 
-    /// The target, with its password.
+    /// The target, with its password if it has one.
     ///
     /// # Errors
     /// What the environment lacks for this server, at least one problem.
     pub fn connection(&self) -> Result<&Config, &[Problem]> {
         self.connection.as_ref().map_err(Vec::as_slice)
+    }
+
+    /// How it gets to know who connects. With [`Auth::Entra`] the target has no password: whoever
+    /// connects has to add the token.
+    pub fn auth(&self) -> Auth {
+        self.auth
     }
 
     /// When backups are due.
@@ -85,7 +93,7 @@ impl ServerPolicy {
 /// The shared keys of a table.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
-    password: Field<PasswordVariable>,
+    credentials: Field<Credentials>,
     schedule: Field<Schedule>,
     lanes: Field<u32>,
     exclude_databases: Field<Vec<String>>,
@@ -97,7 +105,7 @@ impl Shared {
     /// Of a policy without defaults.
     pub(crate) fn absent() -> Self {
         Shared {
-            password: Field::Absent,
+            credentials: Field::Absent,
             schedule: Field::Absent,
             lanes: Field::Absent,
             exclude_databases: Field::Absent,
@@ -108,7 +116,7 @@ impl Shared {
 
     pub(crate) fn read(section: &Section<'_>, report: &mut Report<'_>) -> Self {
         Shared {
-            password: connection::read_password(section, report),
+            credentials: connection::read_credentials(section, report),
             schedule: schedule_keys::read(section, report),
             lanes: section.number("lanes", 1..=MAX_LANES, report),
             exclude_databases: excluded(section, report),
@@ -153,19 +161,17 @@ impl Read {
         report: &Report<'_>,
     ) -> Option<ServerPolicy> {
         let Read { name, connection, shared } = self;
-        let password = match shared.password.or(&defaults.password) {
-            Field::Absent => None,
-            Field::Bad => return None,
-            Field::Good(password) => Some(password),
-        };
+        let credentials = shared.credentials.or(&defaults.credentials);
+        let credentials = credentials.or_usual(Credentials::default())?;
         let Field::Good(schedule) = shared.schedule.or(&defaults.schedule) else { return None };
         let name = name?;
-        let target = connection::resolve(&connection?, password.as_ref(), env, report);
+        let target = connection::resolve(&connection?, &credentials, env, report);
         let excluded = shared.exclude_databases.or(&defaults.exclude_databases);
         Some(ServerPolicy {
             connection: target.map_err(|problems| {
                 problems.into_iter().map(|problem| problem.of_server(name.as_str())).collect()
             }),
+            auth: credentials.auth(),
             name,
             schedule,
             lanes: shared.lanes.or(&defaults.lanes).or_usual(DEFAULT_LANES)?,

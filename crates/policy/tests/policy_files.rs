@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use flexkeep_pg_copy::SslMode;
-use flexkeep_policy::{Every, Policy, PolicyError};
+use flexkeep_policy::{Auth, Every, Policy, PolicyError};
 use flexkeep_vault::Place;
 use jiff::civil::{Weekday, time};
 use proptest::prelude::*;
@@ -219,6 +219,50 @@ fn a_secret_that_is_missing_stops_its_server_only() {
     let error = policy.strict().unwrap_err();
     assert_eq!(error.problems().len(), 3);
     assert!(error.to_string().starts_with("the policy has 3 errors:\n  policy.toml:7:14: "));
+}
+
+#[test]
+fn what_a_server_has_of_auth_and_password_replaces_both_of_the_defaults() {
+    let server = |name: &str, more: &str| {
+        format!("[[server]]\nname = \"{name}\"\nconnection = \"host=h user=u\"\n{more}\n")
+    };
+    let schedule = "schedule = { every = \"day\", at = \"03:15\" }\n";
+    let password = "password = { env = \"SHOP_PASSWORD\" }";
+    for (defaults, with_nothing) in [
+        ("", (Auth::Password, false)),
+        ("auth = \"entra\"", (Auth::Entra, false)),
+        (password, (Auth::Password, true)),
+    ] {
+        let text = format!(
+            "[vault]\nplace = \"/v\"\n[defaults]\n{schedule}{defaults}\n{}{}{}{}",
+            server("nothing", ""),
+            server("entra", "auth = \"entra\""),
+            server("word", "auth = \"password\""),
+            server("own", password),
+        );
+        let policy = parse(&text).unwrap().strict().unwrap();
+        let found: Vec<(Auth, bool)> = policy
+            .servers()
+            .iter()
+            .map(|one| (one.auth(), one.connection().unwrap().has_password()))
+            .collect();
+        let entra = (Auth::Entra, false);
+        let own = (Auth::Password, true);
+        assert_eq!(found, [with_nothing, entra, (Auth::Password, false), own], "{defaults}");
+    }
+}
+
+#[test]
+fn a_token_goes_neither_with_a_password_nor_to_a_server_that_proves_nothing() {
+    for (connection, said) in [
+        ("${SHOP_CONNECTION}", "has one too"),
+        ("host=h user=u sslmode=require", "does not prove who it is"),
+    ] {
+        let lines = format!("connection = \"{connection}\"\nauth = \"entra\"");
+        let error = parse(&one_server(&lines)).unwrap().strict().unwrap_err().to_string();
+        assert!(error.contains("policy.toml:7:8: server \"shop\": auth: "), "{error}");
+        assert!(error.contains(said) && !error.contains(SECRET), "{error}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod message;
 mod record;
 mod service;
 mod status;
+mod target;
 mod tick;
 mod work;
 
@@ -24,5 +25,6 @@ pub use message::{BackupMessage, BadMessage, MESSAGE_VERSION, Reason};
 pub use record::{Fate, RequestNote};
 pub use service::{Service, ServiceOptions};
 pub use status::{Asked, BackupSummary, RunStatus, ServerStatus, Status, last_backup};
+pub use target::{TargetError, authenticated, target};
 pub use tick::{Ticked, TickedServer};
 pub use work::{Incoming, Worked};

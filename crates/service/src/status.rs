@@ -9,7 +9,6 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::error::ServiceError;
-use crate::events::address;
 use crate::message::BackupMessage;
 use crate::record::{Record, RequestNote};
 use crate::service::{Service, blocking};

@@ -14,6 +14,7 @@ use crate::events::Events;
 use crate::message::BackupMessage;
 use crate::record::{Fate, Record, RequestNote};
 use crate::service::{Service, blocking};
+use crate::target::target;
 
 /// Tries of a request where the policy can't say how many.
 const DEFAULT_ATTEMPTS: u32 = 5;
@@ -207,12 +208,9 @@ impl Service {
                 job.delivery - 1
             ))));
         }
-        let config = match job.server.connection() {
-            Ok(config) => config.clone(),
-            Err(problems) => {
-                let why: Vec<String> = problems.iter().map(ToString::to_string).collect();
-                return Ok(Err(Setback::Lasting(why.join("; "))));
-            }
+        let config = match target(&job.server) {
+            Ok(config) => config,
+            Err(error) => return Ok(Err(Setback::Lasting(chain(&error)))),
         };
         if let Err(error) = self.tell_beginning(job).await {
             return Ok(Err(Setback::Busy(chain(&error))));

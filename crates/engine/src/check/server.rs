@@ -13,6 +13,9 @@ use crate::source::{self, Database, ServerFacts};
 
 const SUBJECT: &str = "server";
 
+/// Where Flexible Server has its built-in pooler.
+const PGBOUNCER_PORT: u16 = 6432;
+
 /// How long the server may be silent. Every question here is a small one.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
 
@@ -121,6 +124,7 @@ fn describe(
             target.user()
         ),
     );
+    pooler(target, source.flexible_server, report);
     if connection.is_encrypted() {
         report.add(Severity::Ok, SUBJECT, "the connection is encrypted (TLS)");
     } else if is_local(&target.host()) {
@@ -133,6 +137,23 @@ fn describe(
             "add sslmode=verify-full (or require) to the connection string",
         );
     }
+}
+
+/// A pooler hands statements of one session to several ones of the server, which loses settings
+/// and snapshots.
+fn pooler(target: &pg::Config, flexible_server: bool, report: &mut CheckReport) {
+    if target.port() != PGBOUNCER_PORT {
+        return;
+    }
+    let severity = if flexible_server { Severity::Error } else { Severity::Warning };
+    report.add_with_way_out(
+        severity,
+        SUBJECT,
+        format!(
+            "port {PGBOUNCER_PORT} is usually PgBouncer's, through which no snapshot can be shared"
+        ),
+        "connect to the server itself, mostly port=5432",
+    );
 }
 
 fn is_local(host: &str) -> bool {
@@ -162,10 +183,12 @@ pub(super) fn losses(losses: &[Loss], report: &mut CheckReport) {
     for loss in losses {
         let subject = match &loss.database {
             Some(name) => format!("database {name:?}"),
-            None => "roles".to_owned(),
+            None if loss.kind == "role password" => "roles".to_owned(),
+            None => SUBJECT.to_owned(),
         };
         let Loss { kind, objects, count, reason, .. } = loss;
-        let plural = if *count == 1 { "" } else { "s" };
+        let is_plural = kind.ends_with('s') || kind.ends_with("data");
+        let plural = if *count == 1 || is_plural { "" } else { "s" };
         let what = format!(
             "{count} {kind}{plural} would not be in the backup ({}): {reason}",
             some(objects)

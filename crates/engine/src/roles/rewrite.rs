@@ -26,12 +26,19 @@ const HEAD: &str = "\
 
 ";
 
+pub(crate) const JOIN: &[u8] = b"
+-- Only a member can restore what a role owns. To leave a role after that: REVOKE role FROM
+-- CURRENT_USER.
+";
+
 pub(super) struct Rewriter {
     target: RolesTarget,
     source_major: u32,
     superusers: BTreeSet<Vec<u8>>,
     /// Login roles, with whether they come with a password.
     logins: BTreeMap<Vec<u8>, bool>,
+    /// Roles that are made, as they are written and as they are called.
+    made: Vec<(Vec<u8>, Vec<u8>)>,
     out: Vec<u8>,
     /// What was left out: the reason, and the names that it concerns.
     left_out: BTreeMap<&'static str, BTreeSet<String>>,
@@ -50,6 +57,7 @@ impl Rewriter {
             source_major,
             superusers: BTreeSet::new(),
             logins: BTreeMap::new(),
+            made: Vec::new(),
             out: HEAD.as_bytes().to_vec(),
             left_out: BTreeMap::new(),
         }
@@ -79,7 +87,11 @@ impl Rewriter {
         if on_tablespace || (word(1, "tablespace") && !word(0, "grant") && !word(0, "set")) {
             self.tablespace(statement, tokens);
         } else if word(0, "create") && word(1, "role") && tokens.len() == 3 {
-            self.create_role(statement, name(2).unwrap_or_default());
+            self.create_role(
+                statement,
+                &statement[tokens[2].at.clone()],
+                name(2).unwrap_or_default(),
+            );
         } else if word(0, "alter") && word(1, "role") && word(3, "with") {
             self.alter_role(statement, tokens, &name(2).unwrap_or_default());
         } else if (word(0, "alter") && word(1, "role")) || (word(1, "on") && word(2, "role")) {
@@ -100,6 +112,7 @@ impl Rewriter {
 
     pub(super) fn finish(mut self) -> PreparedRoles {
         if self.is_flexible() {
+            self.join_all();
             for (name, password) in std::mem::take(&mut self.logins) {
                 if !password && !self.is_dropped(&name) {
                     self.leave_out("login roles come without a password; set one for each", &name);
@@ -134,10 +147,11 @@ impl Rewriter {
         grantee.is_some_and(|name| self.is_dropped(&name))
     }
 
-    fn create_role(&mut self, statement: &[u8], role: Vec<u8>) {
+    fn create_role(&mut self, statement: &[u8], written: &[u8], role: Vec<u8>) {
         if self.is_dropped(&role) {
             return self.leave_out("roles of the platform are left out", &role);
         }
+        self.made.push((written.to_vec(), role.clone()));
         let mut body = b"IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = ".to_vec();
         body.extend_from_slice(&literal(&role));
         body.extend_from_slice(b") THEN ");
@@ -205,7 +219,24 @@ impl Rewriter {
         } else {
             statement.clone()
         };
-        self.attempt(&statement, &shown);
+        // Who runs this is as it shall be, and since 16 may not change itself.
+        let condition = [b"current_user <> ", &literal(role)[..]].concat();
+        self.attempt_if(Some(&condition), &statement, &shown);
+    }
+
+    /// Who restores what a role owns must be in it, if it is not a superuser.
+    fn join_all(&mut self) {
+        let made = std::mem::take(&mut self.made);
+        if made.is_empty() {
+            return;
+        }
+        self.out.extend_from_slice(JOIN);
+        for (written, role) in &made {
+            let statement = [b"GRANT ", &written[..], b" TO CURRENT_USER"].concat();
+            let condition =
+                [b"NOT pg_catalog.pg_has_role(", &literal(role)[..], b", 'USAGE')"].concat();
+            self.attempt_if(Some(&condition), &statement, &statement);
+        }
     }
 
     fn membership(&mut self, statement: &[u8], tokens: &[Token<'_>]) {
@@ -224,15 +255,27 @@ impl Rewriter {
                 return;
             }
         }
+        // Who runs this cannot be given again, with the admin option, what it has from another.
+        let condition = self.is_flexible().then(|| {
+            let (member, granted) = (literal(&member), literal(&granted));
+            [
+                b"current_user <> ",
+                &member[..],
+                b" OR NOT pg_catalog.pg_has_role(",
+                &granted,
+                b", 'MEMBER')",
+            ]
+            .concat()
+        });
         let by = tokens
             .windows(3)
             .find(|window| window[0].is("granted") && window[1].is("by"))
             .map(|window| (window[0].at.start, window[2].clone()));
         match by {
             Some((start, grantor)) if !self.keeps_grantor(&grantor) => {
-                self.keep(statement[..start].trim_ascii_end());
+                self.keep_if(condition.as_deref(), statement[..start].trim_ascii_end());
             }
-            _ => self.keep(statement),
+            _ => self.keep_if(condition.as_deref(), statement),
         }
     }
 
@@ -290,8 +333,13 @@ impl Rewriter {
 
     /// A statement that a superuser may always run.
     fn keep(&mut self, statement: &[u8]) {
+        self.keep_if(None, statement);
+    }
+
+    /// The same; the condition is for Flexible Server.
+    fn keep_if(&mut self, condition: Option<&[u8]>, statement: &[u8]) {
         if self.is_flexible() {
-            self.attempt(statement, statement);
+            self.attempt_if(condition, statement, statement);
         } else {
             self.push(statement);
         }
@@ -304,7 +352,14 @@ impl Rewriter {
 
     /// A statement whose refusal is a warning.
     fn attempt(&mut self, statement: &[u8], shown: &[u8]) {
-        let mut body = statement.to_vec();
+        self.attempt_if(None, statement, shown);
+    }
+
+    fn attempt_if(&mut self, condition: Option<&[u8]>, statement: &[u8], shown: &[u8]) {
+        let mut body = match condition {
+            Some(condition) => [b"IF ", condition, b" THEN ", statement, b"; END IF"].concat(),
+            None => statement.to_vec(),
+        };
         body.extend_from_slice(b"; EXCEPTION WHEN OTHERS THEN RAISE WARNING 'refused: %: %', ");
         body.extend_from_slice(&literal(shown));
         body.extend_from_slice(b", SQLERRM;");

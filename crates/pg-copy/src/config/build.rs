@@ -83,8 +83,10 @@ pub(super) fn build(text: &str, environment: &Environment) -> Result<Config, Con
     Ok(Config {
         hosts,
         user,
+        user_named: values.get("user").is_some(),
         database,
         password: values.get("password").map(|password| Secret(password.to_owned())),
+        provider: None,
         passfile: passfile.or_else(|| environment.in_home(".pgpass")),
         sslmode,
         ssl: ssl_files(&values, environment, root)?,

@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use super::{ChannelBindingMode, Config, Place, RootCert, SslMode, TargetSession, TlsVersion};
+use super::{
+    ChannelBindingMode, Config, PasswordError, Place, RootCert, SslMode, TargetSession, TlsVersion,
+};
 
 /// Variables that would turn a child to another place or way, and are not set here.
 const ALL: &[&str] = &[
@@ -45,7 +47,8 @@ impl Config {
     /// first; [`Config::apply_to`] does both.
     ///
     /// The password is among them: an environment, unlike a command line, can be read only by
-    /// the same user. Keepalives have no variable; the child uses the system's.
+    /// the same user. Keepalives have no variable; the child uses the system's. A password that
+    /// is asked for at each connection is not there: see [`Config::with_present_password`].
     pub fn libpq_env(&self) -> Vec<(OsString, OsString)> {
         let mut set: Vec<(&str, OsString)> = Vec::new();
         let hosts: Vec<String> = self.hosts.iter().map(super::Host::name).collect();
@@ -87,12 +90,18 @@ impl Config {
         ALL.iter().filter(|name| !is_set(name)).map(OsString::from).collect()
     }
 
-    /// Prepares a child's environment with [`Config::libpq_env`] and [`Config::libpq_unset`].
-    pub fn apply_to(&self, command: &mut Command) {
-        for name in self.libpq_unset() {
+    /// Prepares a child's environment with [`Config::libpq_env`] and [`Config::libpq_unset`], and
+    /// with the password that is good now.
+    ///
+    /// # Errors
+    /// No password could be had from the provider.
+    pub fn apply_to(&self, command: &mut Command) -> Result<(), PasswordError> {
+        let present = self.with_present_password()?;
+        for name in present.libpq_unset() {
             command.env_remove(name);
         }
-        command.envs(self.libpq_env());
+        command.envs(present.libpq_env());
+        Ok(())
     }
 
     fn ssl_env(&self, set: &mut Vec<(&str, OsString)>) {

@@ -126,8 +126,18 @@ fn system_roots() -> RootCertStore {
             errors = found.errors.len(),
             "the system has no certificates of authorities; the built-in ones are used"
         );
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        roots = built_in_roots();
     }
+    roots
+}
+
+/// Mozilla's authorities, and one more that servers of Azure may still have, though Mozilla has
+/// retired it: <https://learn.microsoft.com/azure/postgresql/flexible-server/concepts-networking-ssl-tls>.
+fn built_in_roots() -> RootCertStore {
+    const DIGICERT: &[u8] = include_bytes!("digicert-global-root-ca.pem");
+    let mut roots = RootCertStore::empty();
+    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    roots.add_parsable_certificates(CertificateDer::from_pem_slice(DIGICERT));
     roots
 }
 
@@ -196,4 +206,23 @@ fn certificate_advice(error: &CertificateError) -> String {
         }
     };
     text.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_authorities_are_those_of_azure_too() {
+        let roots = built_in_roots();
+        for name in [
+            "DigiCert Global Root G2",
+            "DigiCert Global Root CA",
+            "Microsoft RSA Root Certificate Authority 2017",
+        ] {
+            let bears =
+                |subject: &[u8]| subject.windows(name.len()).any(|part| part == name.as_bytes());
+            assert!(roots.roots.iter().any(|root| bears(&root.subject)), "{name}");
+        }
+    }
 }
