@@ -3,10 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 APP ?= target/app
-.PHONY: help setup build app test fmt lint demo bench clean
+.PHONY: help setup build app package prove-package test fmt lint demo bench clean
 
 help: ## this text
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what tests, demo and bench need (PostgreSQL 15, 17, 18 beside the system)
 	@scripts/setup.sh
@@ -17,6 +17,12 @@ build: ## build the command, target/release/flexkeep
 app: ## build the command and put the function app together in target/app (APP=FOLDER for another)
 	cargo build --release --locked -p flexkeep-cli -p flexkeep-handlers
 	@scripts/app.sh "$$(cargo metadata --locked --no-deps --format-version 1 | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/flexkeep-handler" "$(APP)"
+
+package: ## build the zip for Azure Functions, target/package/flexkeep.zip (POLICY=FILE goes in as its policy)
+	@scripts/package.sh $(if $(POLICY),"$(POLICY)")
+
+prove-package: ## run that package where there is nothing but it: an older, bare system (ZIP=FILE for another)
+	@scripts/prove-package.sh $(if $(ZIP),"$(ZIP)")
 
 test: ## all checks: formatting, lints, every test against real servers
 	@scripts/test.sh

@@ -3,7 +3,10 @@
 # libc too, into DIR, which must not exist. The system stays as it is and no root is needed.
 # The mirror, its proxy and its certificates are the ones that this machine's apt already uses.
 # ELF programs under usr/lib/postgresql are bound to the unpacked loader and libraries, by
-# absolute path: DIR can't be moved afterwards. Needs apt, dpkg-deb and patchelf.
+# absolute path: DIR can't be moved afterwards. With APTROOT_AS_IS=yes they stay as they are, and
+# DIR/packages.txt has package, version, source and its version of what was unpacked, and
+# DIR/listings the files of each package.
+# Needs apt, dpkg-deb and patchelf.
 set -euo pipefail
 die() { echo "aptroot: $*" >&2; exit 1; }
 [ $# -ge 3 ] || die "usage: aptroot.sh SUITE DIR PKG..."
@@ -48,6 +51,15 @@ export APT_CONFIG=$state/apt.conf
 apt-get -qq --error-on=any update
 apt-get -qq -y --download-only install "$@" >/dev/null
 for deb in "$state"/var/cache/apt/archives/*.deb; do dpkg-deb -x "$deb" "$dir"; done
+if [ "${APTROOT_AS_IS:-no}" = yes ]; then
+  mkdir "$dir/listings"
+  for deb in "$state"/var/cache/apt/archives/*.deb; do
+    dpkg-deb -W --showformat '${Package} ${Version} ${source:Package} ${source:Version}\n' "$deb"
+    dpkg-deb --fsys-tarfile "$deb" | tar -t | sed 's|^\.||' >"$dir/listings/$(dpkg-deb -f "$deb" Package).list"
+  done | sort >"$dir/packages.txt"
+  rm -rf "$state"
+  exit 0
+fi
 rm -rf "$state"
 
 loader=$(find "$dir"/usr/lib* "$dir"/lib* -name 'ld-linux-*.so.*' -print -quit 2>/dev/null || true)
