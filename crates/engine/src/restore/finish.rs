@@ -1,0 +1,227 @@
+//! The database itself: making it, and what is done last.
+
+use flexkeep_pg_archive::Entry;
+use flexkeep_pg_copy::{self as pg, quote_ident, quote_literal};
+
+use super::choose::Item;
+use super::error::RestoreError;
+use super::journal;
+use super::lanes::server_words;
+use super::options::RestoreOptions;
+use super::parts::{Role, desc, name_of};
+use super::report::{DatabaseAction, ObjectFailure};
+use super::sql::{for_database, statements};
+use super::statement::{Dialect, qualified};
+use super::target::{Db, Target, TargetFacts, failed, ident, literal, lossy};
+
+/// Makes the database, and drops the one in its place where that was asked for.
+pub(super) fn create_database(
+    target: &Target,
+    facts: &TargetFacts,
+    item: &Item<'_>,
+    owners: bool,
+) -> Result<(), RestoreError> {
+    let mut db = target.open_any(std::slice::from_ref(&item.name))?;
+    db.prepare(None, target.stall)?;
+    let name = quote_ident(&item.name);
+    if item.action == DatabaseAction::Replace {
+        // Sessions of a killed restore would be in the way.
+        db.run(
+            "ending sessions of another restore",
+            format!(
+                "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
+                 WHERE datname = {} AND usename = current_user \
+                 AND application_name = 'flexkeep restore'",
+                quote_literal(&item.name)
+            ),
+        )?;
+        db.run("dropping the database", format!("DROP DATABASE IF EXISTS {name}"))?;
+    }
+    let entry = item.parts.entries().iter().find(|entry| desc(entry) == b"DATABASE");
+    let sql = match entry {
+        Some(entry) => create_statement(entry, &item.name, facts)?,
+        None => format!("CREATE DATABASE {name} TEMPLATE template0").into_bytes(),
+    };
+    db.run("making the database", sql)?;
+    // Now, as owners of what is in it may need its rights. A refusal is told at the end, when this is
+    // done once more.
+    let owner = entry.and_then(Entry::owner).filter(|owner| owners && !owner.is_empty());
+    if let Some(owner) = owner {
+        let sql = [b"ALTER DATABASE ", name.as_bytes(), b" OWNER TO ", &ident(owner)[..]].concat();
+        if let Err(error) = db.connection.execute(sql)
+            && error.server().is_none()
+        {
+            return Err(failed("making the database", &item.name, error));
+        }
+    }
+    Ok(())
+}
+
+/// The backup's own CREATE DATABASE, under the new name, and without a tablespace that the target
+/// does not have.
+fn create_statement(
+    entry: &Entry,
+    name: &str,
+    facts: &TargetFacts,
+) -> Result<Vec<u8>, RestoreError> {
+    let old = entry.tag().unwrap_or_default();
+    let renamed = for_database(entry.defn().unwrap_or_default(), old, name.as_bytes())?;
+    let Some(create) = renamed.into_iter().next() else {
+        return Err(RestoreError::Internal("the backup has no CREATE DATABASE".to_owned()));
+    };
+    let all = statements(&create)?;
+    let place = all.first().and_then(|one| {
+        let at = one.tokens.iter().position(|token| token.is("tablespace"))?;
+        let space = one.tokens.get(at + 2)?;
+        let missing = space.name().is_some_and(|name| !facts.tablespaces.contains(&name));
+        missing.then(|| one.tokens[at].at.start..space.at.end)
+    });
+    Ok(match place {
+        Some(range) => [&create[..range.start], &create[range.end..]].concat(),
+        None => create,
+    })
+}
+
+/// What is done when all databases are loaded.
+pub(super) struct Finish<'a, 'i> {
+    pub(super) item: &'a Item<'i>,
+    pub(super) facts: &'a TargetFacts,
+    pub(super) options: &'a RestoreOptions,
+    pub(super) control: &'a mut Db,
+    pub(super) failures: Vec<ObjectFailure>,
+    /// Statements that end the memberships which are for the restore only.
+    pub(super) joined: Vec<Vec<u8>>,
+}
+
+impl Finish<'_, '_> {
+    pub(super) fn run(&mut self) -> Result<(), RestoreError> {
+        if !self.options.definitions() {
+            self.foreign_keys()?;
+        }
+        let granted = format!("SELECT undo FROM {}.granted", journal::SCHEMA);
+        self.joined =
+            self.control.set("reading the journal of a restore", &granted)?.into_iter().collect();
+        for place in self.item.selection.places(&[Role::Database]) {
+            self.database_entry(&self.item.parts.entries()[place])?;
+        }
+        self.last_transaction()
+    }
+
+    /// Owner, settings, rights and comment of the database. To repeat them changes nothing.
+    fn database_entry(&mut self, entry: &Entry) -> Result<(), RestoreError> {
+        let new = self.item.name.as_bytes();
+        if desc(entry) == b"DATABASE" {
+            let owner = entry.owner().filter(|owner| !owner.is_empty() && self.options.owners);
+            if let Some(owner) = owner {
+                let sql =
+                    [b"ALTER DATABASE ", &ident(new)[..], b" OWNER TO ", &ident(owner)].concat();
+                self.attempt(entry, &sql)?;
+            }
+            return Ok(());
+        }
+        if desc(entry) == b"ACL" && !self.options.acls {
+            return Ok(());
+        }
+        let old = self.item.parts.summary.name.as_bytes();
+        for sql in for_database(entry.defn().unwrap_or_default(), old, new)? {
+            self.attempt(entry, &sql)?;
+        }
+        Ok(())
+    }
+
+    /// Runs one statement; what the server refuses is noted.
+    fn attempt(&mut self, entry: &Entry, sql: &[u8]) -> Result<(), RestoreError> {
+        match self.control.connection.execute(sql) {
+            Ok(()) => Ok(()),
+            Err(error) if error.server().is_some() && !error.is_transient() => {
+                self.note(name_of(entry), &error, Some(sql));
+                Ok(())
+            }
+            Err(error) => Err(failed("finishing the database", &self.item.name, error)),
+        }
+    }
+
+    fn note(&mut self, object: String, error: &pg::Error, sql: Option<&[u8]>) {
+        self.failures.push(ObjectFailure {
+            object,
+            error: server_words(error),
+            sqlstate: error.sqlstate().map(str::to_owned),
+            statement: sql.map(lossy),
+        });
+    }
+
+    /// Event triggers, which would fire for everything else, and the end of the journal, together:
+    /// until this is committed the restore can be continued.
+    fn last_transaction(&mut self) -> Result<(), RestoreError> {
+        const DOING: &str = "finishing the database";
+        let begin = format!("BEGIN; SET LOCAL synchronous_commit = on; {}", journal::drop_sql());
+        self.control.run(DOING, begin)?;
+        let dialect = Dialect {
+            owners: self.options.owners,
+            superuser: self.facts.superuser,
+            tablespaces: &self.facts.tablespaces,
+        };
+        for place in self.item.selection.places(&[Role::EventTrigger]) {
+            let entry = &self.item.parts.entries()[place];
+            self.control.run(DOING, "SAVEPOINT one")?;
+            let made = dialect.statements(entry, None);
+            let sql = [made.object, made.owner].concat();
+            match self.control.connection.execute(&sql) {
+                Ok(()) => self.control.run(DOING, "RELEASE SAVEPOINT one")?,
+                Err(error) if error.server().is_some() => {
+                    self.note(name_of(entry), &error, entry.defn());
+                    self.control.run(DOING, "ROLLBACK TO SAVEPOINT one")?;
+                }
+                Err(error) => return Err(failed(DOING, &self.item.name, error)),
+            }
+        }
+        self.control.run(DOING, "COMMIT")
+    }
+
+    /// Rows that were loaded without their foreign keys being looked at must not break them.
+    fn foreign_keys(&mut self) -> Result<(), RestoreError> {
+        const DOING: &str = "checking foreign keys";
+        let places = self.item.selection.places(&[Role::Data]);
+        let entries = places.into_iter().map(|place| &self.item.parts.entries()[place]);
+        let tables: Vec<Vec<u8>> = entries
+            .filter(|entry| desc(entry) == b"TABLE DATA")
+            .map(|entry| [&literal(&qualified(entry))[..], b"::pg_catalog.regclass"].concat())
+            .collect();
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let rows = self.control.rows(
+            DOING,
+            [
+                &b"SELECT c.conrelid::pg_catalog.regclass::text, c.conname, pg_catalog.format( \
+                 'SELECT EXISTS (SELECT FROM ONLY %s f LEFT JOIN %s p ON %s WHERE %s AND %s)', \
+                 c.conrelid::pg_catalog.regclass, c.confrelid::pg_catalog.regclass, \
+                 pg_catalog.string_agg(pg_catalog.format('f.%I = p.%I', a.attname, b.attname), ' AND '), \
+                 pg_catalog.string_agg(pg_catalog.format('f.%I IS NOT NULL', a.attname), ' AND '), \
+                 pg_catalog.string_agg(pg_catalog.format('p.%I IS NULL', b.attname), ' AND ')) \
+                 FROM pg_catalog.pg_constraint c, \
+                 LATERAL ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey)) k(f, p) \
+                 JOIN pg_catalog.pg_attribute a ON a.attnum = k.f \
+                 JOIN pg_catalog.pg_attribute b ON b.attnum = k.p \
+                 WHERE c.contype = 'f' AND c.convalidated AND a.attrelid = c.conrelid \
+                 AND b.attrelid = c.confrelid AND c.conrelid IN ("[..],
+                &tables.join(&b","[..])[..],
+                b") GROUP BY c.oid, c.conrelid, c.confrelid, c.conname",
+            ]
+            .concat(),
+        )?;
+        for row in &rows {
+            let cell = |at| row.get_bytes(at).unwrap_or_default();
+            let found = self.control.rows(DOING, cell(2))?;
+            if found.first().and_then(|row| row.get(0)) == Some("t") {
+                self.failures.push(ObjectFailure {
+                    object: format!("foreign key {} {}", lossy(cell(0)), lossy(cell(1))),
+                    error: "rows point to rows that are not there".to_owned(),
+                    sqlstate: None,
+                    statement: Some(lossy(cell(2))),
+                });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! What is done already, in the target database itself.
+//!
+//! Every statement of a restore, and every COPY, is committed together with the line of the
+//! journal that says so. So whatever is killed and whenever, what the journal names is there
+//! once, and what it does not name is not there. The journal is a schema of its own; it goes when
+//! the restore of the database is complete.
+
+use std::collections::HashMap;
+
+use flexkeep_pg_copy::quote_literal;
+
+use super::error::RestoreError;
+use super::target::{Db, number, text};
+
+/// The schema.
+pub(super) const SCHEMA: &str = "flexkeep_restore";
+
+/// How many bytes of COPY text one transaction loads, about. Part of the journal's meaning: a
+/// restore that goes on must cut the same way.
+pub(super) const PART_BYTES: u64 = 64 << 20;
+
+/// Identifies a restore of one database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) backup: String,
+    pub(super) database: String,
+    /// Options that must be the same.
+    pub(super) options: String,
+}
+
+/// What a journal says.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// Entry and part, with the rows that came.
+    lines: HashMap<(i32, i32), u64>,
+}
+
+impl Done {
+    pub(super) fn has(&self, entry: i32, part: i32) -> bool {
+        self.lines.contains_key(&(entry, part))
+    }
+
+    /// Rows of all parts of an entry.
+    pub(super) fn rows(&self, entry: i32) -> u64 {
+        self.lines.iter().filter(|((one, _), _)| *one == entry).map(|(_, rows)| rows).sum()
+    }
+
+    /// Forgets an entry.
+    fn forget(&mut self, entry: i32) {
+        self.lines.retain(|(one, _), _| *one != entry);
+    }
+
+    pub(super) fn add(&mut self, entry: i32, part: i32, rows: u64) {
+        self.lines.insert((entry, part), rows);
+    }
+}
+
+/// The statements that make a journal; to be committed with what belongs to its beginning.
+pub(super) fn create_sql(identity: &Identity, fresh: bool) -> String {
+    let Identity { backup, database, options } = identity;
+    format!(
+        "CREATE SCHEMA {SCHEMA};\
+         CREATE TABLE {SCHEMA}.restore (backup text PRIMARY KEY, database text NOT NULL, \
+         options text NOT NULL, part_bytes bigint NOT NULL, fresh boolean NOT NULL, \
+         begun timestamptz NOT NULL);\
+         CREATE TABLE {SCHEMA}.done (entry integer, part integer, rows bigint NOT NULL, \
+         PRIMARY KEY (entry, part));\
+         CREATE TABLE {SCHEMA}.granted (undo text PRIMARY KEY);\
+         COMMENT ON SCHEMA {SCHEMA} IS 'A restore by flexkeep that is not complete. Continue it, \
+         or drop this schema to give it up.';\
+         INSERT INTO {SCHEMA}.restore VALUES ({}, {}, {}, {PART_BYTES}, {fresh}, pg_catalog.now());",
+        quote_literal(backup),
+        quote_literal(database),
+        quote_literal(options)
+    )
+}
+
+/// The statement that drops it.
+pub(super) fn drop_sql() -> String {
+    format!("DROP SCHEMA IF EXISTS {SCHEMA} CASCADE;")
+}
+
+/// The line for what is done in the same transaction.
+pub(super) fn line_sql(entry: i32, part: i32, rows: u64) -> String {
+    format!("INSERT INTO {SCHEMA}.done VALUES ({entry}, {part}, {rows});")
+}
+
+/// Whether the database has a journal.
+pub(super) fn exists(db: &mut Db) -> Result<bool, RestoreError> {
+    db.is_true(
+        "looking for the journal of a restore",
+        &format!("SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{SCHEMA}')"),
+    )
+}
+
+/// The head of a journal.
+pub(super) struct Head {
+    pub(super) identity: Identity,
+    pub(super) part_bytes: u64,
+    /// Whether the database was new.
+    pub(super) fresh: bool,
+}
+
+/// Whose journal it is.
+pub(super) fn head(db: &mut Db) -> Result<Option<Head>, RestoreError> {
+    let rows = db.rows(
+        "reading the journal of a restore",
+        format!("SELECT backup, database, options, part_bytes, fresh FROM {SCHEMA}.restore"),
+    )?;
+    Ok(rows.first().map(|row| {
+        let (backup, database, options) = (text(row, 0), text(row, 1), text(row, 2));
+        let identity = Identity { backup, database, options };
+        Head { identity, part_bytes: number(row, 3), fresh: row.get(4) == Some("t") }
+    }))
+}
+
+/// What is done.
+pub(super) fn read(db: &mut Db) -> Result<Done, RestoreError> {
+    let rows = db.rows(
+        "reading the journal of a restore",
+        format!("SELECT entry, part, rows FROM {SCHEMA}.done"),
+    )?;
+    let lines = rows.iter().map(|row| ((number(row, 0), number(row, 1)), number(row, 2)));
+    Ok(Done { lines: lines.collect() })
+}
+
+/// Whether one line is there, with its rows.
+pub(super) fn line(db: &mut Db, entry: i32, part: i32) -> Result<Option<u64>, RestoreError> {
+    let rows = db.rows(
+        "asking the journal",
+        format!("SELECT rows FROM {SCHEMA}.done WHERE entry = {entry} AND part = {part}"),
+    )?;
+    Ok(rows.first().map(|row| number(row, 0)))
+}
+
+/// Takes entries out, because what they say is no longer so.
+pub(super) fn forget(db: &mut Db, done: &mut Done, entries: &[i32]) -> Result<(), RestoreError> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = entries.iter().map(i32::to_string).collect();
+    let list = list.join(",");
+    db.run("correcting the journal", format!("DELETE FROM {SCHEMA}.done WHERE entry IN ({list})"))?;
+    entries.iter().for_each(|entry| done.forget(*entry));
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! One connection that writes, and goes on after it broke.
+
+use std::time::{Duration, Instant};
+
+use flexkeep_pg_copy as pg;
+use flexkeep_vault::VaultError;
+
+use super::error::RestoreError;
+use super::journal;
+use super::lanes::Shop;
+use super::target::Db;
+use crate::error::chain;
+
+/// How often something is tried when the connection breaks or others are in its way.
+const TRIES: u32 = 6;
+
+/// How long a session that lost its client may go on before its work is looked at.
+const OLD_SESSION: Duration = Duration::from_secs(60);
+
+/// Why a piece of work was not done.
+pub(super) enum Trouble {
+    /// The same may succeed on another try.
+    Passing(pg::Error),
+    Server(pg::Error),
+    Vault(VaultError),
+    /// The backup contradicts itself.
+    Wrong(String),
+    Restore(RestoreError),
+    Cancelled,
+}
+
+/// A connection, opened when it is needed.
+pub(super) struct Lane<'a> {
+    pub(super) shop: &'a Shop<'a>,
+    db: Option<Db>,
+    /// The session of the connection that broke.
+    pid: Option<i32>,
+}
+
+impl<'a> Lane<'a> {
+    pub(super) fn new(shop: &'a Shop<'a>) -> Self {
+        Self { shop, db: None, pid: None }
+    }
+
+    /// Does a piece of work whose transaction writes the line `entry`, `part` of the journal, and
+    /// tries again after what may pass. Gives the rows that came.
+    pub(super) fn work(
+        &mut self,
+        entry: i32,
+        part: i32,
+        mut work: impl FnMut(&mut Db) -> Result<u64, Trouble>,
+    ) -> Result<u64, Trouble> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let result = match self.connect(entry, part) {
+                Ok(Some(rows)) => Ok(rows),
+                Ok(None) => self.db.as_mut().map_or(Err(Trouble::Cancelled), &mut work),
+                Err(trouble) => Err(trouble),
+            };
+            if result.is_err() {
+                self.after_error();
+            }
+            if self.shop.target.stop.load(std::sync::atomic::Ordering::Acquire)
+                && !self.shop.progress.is_cancelled()
+            {
+                return result;
+            }
+            if self.shop.progress.is_cancelled() {
+                return result.map_err(|_| Trouble::Cancelled);
+            }
+            match result {
+                Err(Trouble::Passing(error)) if tried < TRIES => {
+                    tracing::warn!("trying again: {}", chain(&error));
+                    self.rest(tried);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn rest(&self, tried: u32) {
+        let until = Instant::now() + Duration::from_millis(250) * 2_u32.pow(tried);
+        while Instant::now() < until && !self.shop.progress.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// After an error a session is used on only if it stands as it did before.
+    fn after_error(&mut self) {
+        let Some(mut db) = self.db.take() else { return };
+        let back = !self.shop.progress.is_cancelled()
+            && db.connection.is_usable()
+            && db.run("undoing", "ROLLBACK; RESET ROLE").is_ok();
+        if back {
+            self.db = Some(db);
+            return;
+        }
+        self.pid = Some(db.connection.backend_pid());
+        if self.shop.progress.is_cancelled() {
+            // The server would finish the statement, and only then notice that nobody waits for it.
+            let _ = db.connection.cancel_handle().cancel();
+        }
+    }
+
+    /// Makes sure that there is a connection. If one broke, whatever it was doing has ended, and
+    /// the rows that its work brought are given if it had been committed.
+    fn connect(&mut self, entry: i32, part: i32) -> Result<Option<u64>, Trouble> {
+        if self.db.is_some() {
+            return Ok(None);
+        }
+        let mut db = self.shop.target.open_patient(self.shop.database).map_err(of_restore)?;
+        let encoding = self.shop.parts.summary.encoding.as_str();
+        db.prepare(Some(encoding), self.shop.target.stall).map_err(of_restore)?;
+        db.run("preparing the session", self.shop.settings).map_err(of_restore)?;
+        let mut rows = None;
+        if let Some(pid) = self.pid {
+            end_session(&mut db, pid).map_err(of_restore)?;
+            rows = journal::line(&mut db, entry, part).map_err(of_restore)?;
+            self.pid = None;
+        }
+        self.db = Some(db);
+        Ok(rows)
+    }
+}
+
+pub(super) fn of_server(error: pg::Error) -> Trouble {
+    if error.is_transient() { Trouble::Passing(error) } else { Trouble::Server(error) }
+}
+
+fn of_restore(error: RestoreError) -> Trouble {
+    match error {
+        RestoreError::Connect { source, .. } | RestoreError::Server { source, .. }
+            if source.is_transient() =>
+        {
+            Trouble::Passing(*source)
+        }
+        other => Trouble::Restore(other),
+    }
+}
+
+/// Whether nothing else will succeed either: no room on the target, or no right to write at all.
+pub(super) fn ends_all(error: &pg::Error) -> bool {
+    matches!(error.sqlstate(), None | Some("53100" | "25006" | "57014" | "57P04"))
+}
+
+/// Ends a session of our own, and waits until it is gone.
+pub(super) fn end_session(db: &mut Db, pid: i32) -> Result<(), RestoreError> {
+    const DOING: &str = "ending an old session";
+    let until = Instant::now() + OLD_SESSION;
+    loop {
+        let gone = db.is_true(
+            DOING,
+            &format!(
+                "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) = 0 \
+                 FROM pg_catalog.pg_stat_activity WHERE pid = {pid} \
+                 AND usename = current_user AND datname = pg_catalog.current_database()"
+            ),
+        )?;
+        if gone {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let name = db.name.clone();
+            return Err(RestoreError::Busy { database: name });
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

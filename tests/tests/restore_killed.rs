@@ -1,0 +1,240 @@
+//! A restore that is killed, cut off or told to stop, and then continued: nothing is there twice,
+//! and nothing is missing.
+
+mod restoring;
+mod vaulted;
+
+use std::time::{Duration, Instant};
+
+use flexkeep_tests::{Running, Server, Version, load_everything};
+use restoring::{LIMIT, database, ends, restore};
+use serde_json::Value;
+use vaulted::{Vaulted, assert_same_on};
+
+/// Rows in several parts of two tables, with keys between them, and triggers that count.
+const ROWS: &str = "
+    CREATE TABLE large (id integer, a text, b integer);
+    INSERT INTO large SELECT i, repeat(md5(i::text), 8), i % 100 FROM generate_series(1, 500000) i;
+    ALTER TABLE large ADD PRIMARY KEY (id);
+    CREATE INDEX ON large (b);
+    CREATE TABLE child (id integer, note text);
+    INSERT INTO child SELECT i, repeat('x', 300) FROM generate_series(1, 250000) i;
+    ALTER TABLE child ADD FOREIGN KEY (id) REFERENCES large;
+    CREATE TABLE seen (n bigint);
+    CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
+      $$ BEGIN INSERT INTO seen VALUES (1); RETURN NEW; END $$;
+    CREATE TRIGGER see BEFORE INSERT ON child FOR EACH STATEMENT EXECUTE FUNCTION see();
+    SELECT count(lo_from_bytea(1000 + i, convert_to('object ' || i, 'UTF8')))
+      FROM generate_series(1, 5000) i;";
+
+struct Scene {
+    original: Server,
+    copy: Server,
+    vaulted: Vaulted,
+}
+
+const CHOICE: [&str; 4] = ["--database", "rows", "--database", "everything"];
+
+impl Scene {
+    fn new() -> Self {
+        let (original, copy) = (Server::start(Version::V18), Server::start(Version::V18));
+        load_everything(&original);
+        original.create_database("rows");
+        original.psql("rows", ROWS);
+        let vaulted = Vaulted::new();
+        vaulted.backup(&original, Version::V18);
+        Self { original, copy, vaulted }
+    }
+
+    fn start(&self, more: &[&str]) -> Running {
+        let options = [&CHOICE[..], more].concat();
+        Running::start(&mut restore(&self.vaulted.vault(), &self.copy, &options))
+    }
+
+    #[track_caller]
+    fn end(&self, code: i32, more: &[&str]) -> Value {
+        let options = [&CHOICE[..], more].concat();
+        ends(code, &mut restore(&self.vaulted.vault(), &self.copy, &options))
+    }
+
+    #[track_caller]
+    fn is_whole(&self) {
+        for database in ["rows", "everything"] {
+            assert_same_on(&self.original, &self.copy, database);
+        }
+        let left = "SELECT count(*) FROM pg_namespace WHERE nspname = 'flexkeep_restore'";
+        assert_eq!(self.copy.psql("rows", left), "0");
+    }
+
+    fn drop_all(&self) {
+        self.copy.psql("postgres", "DROP DATABASE IF EXISTS rows WITH (FORCE)");
+        let exists = "SELECT count(*) FROM pg_database WHERE datname = 'everything'";
+        if self.copy.psql("postgres", exists) == "1" {
+            self.copy.psql("everything", "DROP SUBSCRIPTION IF EXISTS from_far");
+        }
+        self.copy.psql("postgres", "DROP DATABASE IF EXISTS everything WITH (FORCE)");
+    }
+}
+
+/// Waits for a moment, or until the command ends; whether it still runs.
+fn runs_after(running: &mut Running, time: Duration) -> bool {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        if !running.is_running() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.is_running()
+}
+
+#[test]
+fn a_restore_that_is_killed_again_and_again_ends_whole() {
+    let scene = Scene::new();
+    let started = Instant::now();
+    scene.end(0, &[]);
+    let whole = started.elapsed();
+    scene.is_whole();
+    let mut kills = 0;
+    // A few kills in one restore, each later than the one before; then with other moments.
+    for round in 0..2_u32 {
+        scene.drop_all();
+        let mut done = false;
+        for step in 1..=6_u32 {
+            let more: &[&str] = if step == 1 { &[] } else { &["--continue"] };
+            let mut running = scene.start(more);
+            let time = whole * (step * 3 + round) / 22;
+            if !runs_after(&mut running, time) {
+                let out = running.finish(LIMIT);
+                assert_eq!(out.code(), Some(0), "{}", out.errors());
+                done = true;
+                break;
+            }
+            running.kill_nine();
+            drop(running);
+            kills += 1;
+        }
+        if !done {
+            scene.end(0, &["--continue"]);
+        }
+        scene.is_whole();
+    }
+    assert!(kills >= 4, "only {kills} kills");
+    let document = scene.end(1, &["--continue"]);
+    let text = document.to_string();
+    assert!(text.contains("there is nothing to continue"), "{text}");
+}
+
+#[test]
+fn a_restore_that_is_told_to_stop_says_what_is_there_and_goes_on() {
+    let scene = Scene::new();
+    let mut running = scene.start(&[]);
+    // As soon as there are rows.
+    let until = Instant::now() + Duration::from_secs(60);
+    let begun = "SELECT count(*) FROM pg_database WHERE datname = 'rows'";
+    while scene.copy.psql("postgres", begun) == "0" && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(running.is_running());
+    running.terminate();
+    let out = running.finish(Duration::from_secs(60));
+    assert_eq!(out.code(), Some(130), "{}", out.errors());
+    let document: Value = serde_json::from_slice(&out.stdout).expect("one JSON document");
+    assert_eq!(document["details"]["status"], "incomplete", "{document:#}");
+    assert_eq!(database(&document["details"], "rows")["status"], "incomplete", "{document:#}");
+
+    // Without --continue it is refused, with other options too.
+    let text = scene.end(1, &[]).to_string();
+    assert!(text.contains("continue it (--continue)"), "{text}");
+    let text = scene.end(1, &["--continue", "--no-acl"]).to_string();
+    assert!(text.contains("the journal of another restore"), "{text}");
+    scene.end(0, &["--continue"]);
+    scene.is_whole();
+}
+
+#[test]
+fn a_target_that_crashes_in_the_middle_is_survived_or_continued() {
+    let mut scene = Scene::new();
+    let mut running = scene.start(&[]);
+    let until = Instant::now() + Duration::from_secs(60);
+    let begun = "SELECT count(*) FROM pg_database WHERE datname = 'rows'";
+    while scene.copy.psql("postgres", begun) == "0" && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    runs_after(&mut running, Duration::from_millis(300));
+    scene.copy.kill_nine();
+    scene.copy.start_again();
+    let out = running.finish(LIMIT);
+    let code = out.code();
+    assert!(matches!(code, Some(0 | 1)), "{}", out.errors());
+    if code == Some(1) {
+        scene.end(0, &["--continue"]);
+    }
+    scene.is_whole();
+}
+
+#[test]
+fn a_target_that_falls_silent_is_given_up_in_time() {
+    let scene = Scene::new();
+    let mut running = scene.start(&["--stall-timeout", "3s"]);
+    let until = Instant::now() + Duration::from_secs(60);
+    let begun = "SELECT count(*) FROM pg_database WHERE datname = 'rows'";
+    while scene.copy.psql("postgres", begun) == "0" && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    runs_after(&mut running, Duration::from_millis(200));
+    scene.copy.pause();
+    let out = running.finish(Duration::from_secs(150));
+    scene.copy.resume();
+    assert_eq!(out.code(), Some(1), "{}", out.errors());
+    scene.end(0, &["--continue"]);
+    scene.is_whole();
+}
+
+#[test]
+fn a_damaged_chunk_is_named_and_the_rest_is_loaded() {
+    let scene = Scene::new();
+    let chunks = {
+        let mut files = Vec::new();
+        let mut folders = vec![scene.vaulted.vault().join("chunks")];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("a folder of the vault").flatten() {
+                let path = entry.path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        files.sort_by_key(|path| std::fs::metadata(path).expect("a file of the vault").len());
+        files
+    };
+    // The largest one holds rows of `app.huge`.
+    let victim = chunks.last().expect("there are chunks");
+    let whole = std::fs::read(victim).expect("a chunk");
+    let mut hurt = whole.clone();
+    let middle = hurt.len() / 2;
+    hurt[middle] ^= 0xff;
+    std::fs::write(victim, &hurt).expect("our own vault");
+    let name = victim.file_name().expect("a name").to_string_lossy().into_owned();
+
+    let document = scene.end(4, &["--verify"]);
+    let error = document["error"].as_str().expect("a text");
+    assert!(error.contains(&name) && error.contains("app.huge"), "{error}");
+    let exists = "SELECT count(*) FROM pg_database WHERE datname IN ('rows', 'everything')";
+    assert_eq!(
+        scene.copy.psql("postgres", exists),
+        "0",
+        "nothing is written before all is verified"
+    );
+
+    let document = scene.end(4, &[]);
+    let error = document["error"].as_str().expect("a text");
+    assert!(error.contains(&name) && error.contains("app.huge"), "{error}");
+    let report = &document["details"];
+    assert_eq!(report["status"], "incomplete");
+    assert_eq!(database(report, "everything")["status"], "incomplete");
+    assert_eq!(database(report, "rows")["status"], "complete");
+
+    // Once the chunk is whole again, the rest comes; triggers had not been made before the rows.
+    std::fs::write(victim, &whole).expect("our own vault");
+    scene.end(0, &["--continue"]);
+    scene.is_whole();
+}
