@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flexkeep_bus::{EventSink, FileSink, LogSink, Sinks, open_bus};
+use flexkeep_bus::{Bus, BusConnection, EventSink, FileSink, LogSink, Sinks, TopicSink};
 use flexkeep_functions::{APP_ROOT_VARIABLE, BoxError};
 use flexkeep_policy::{Env, ProcessEnv};
 use flexkeep_service::{Service, ServiceOptions};
-use flexkeep_vault::FoldersOnly;
+use flexkeep_vault_azure::AzureStores;
 
 use crate::pgbin;
 
 /// Path of the policy file.
 pub(crate) const POLICY: &str = "FLEXKEEP_POLICY";
-/// The connection of the bus; the name is also in backup/function.json.
+/// The connection of the bus, or the prefix of settings that name a namespace and an identity, as
+/// the Functions host reads them; the name is also in backup/function.json.
 pub(crate) const BUS: &str = "FLEXKEEP_BUS";
 /// The queue of backup messages; the name is also in backup/function.json.
 pub(crate) const QUEUE: &str = "FLEXKEEP_QUEUE";
@@ -22,15 +23,19 @@ pub(crate) const EVENTS: &str = "FLEXKEEP_EVENTS";
 /// Folder of pg_dump; optional. Without it, the package's own, if it has one.
 pub(crate) const PG_BIN: &str = "FLEXKEEP_PG_BIN";
 
+/// The identity for vaults and tokens, as all Azure libraries read it; also the name under which
+/// that of the bus is asked for.
+const CLIENT_ID: &str = "AZURE_CLIENT_ID";
+
 /// The host's own override of functionTimeout in host.json.
 const FUNCTION_TIMEOUT: &str = "AzureFunctionsJobHost__functionTimeout";
 
 /// What the app needs to know. Relative paths are relative to the app's root.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) root: PathBuf,
     pub(crate) policy: PathBuf,
-    pub(crate) bus: String,
+    pub(crate) bus: BusConnection,
     pub(crate) queue: String,
     pub(crate) events: Vec<Events>,
     pub(crate) pg_bin: Option<PathBuf>,
@@ -42,6 +47,7 @@ pub(crate) struct Settings {
 pub(crate) enum Events {
     File(PathBuf),
     Log,
+    Topic(String),
 }
 
 /// A setting that is missing or wrong. The text never has its value: it may hold a secret.
@@ -49,7 +55,7 @@ pub(crate) enum Events {
 #[error("app setting {name} {problem}")]
 pub(crate) struct BadSetting {
     name: &'static str,
-    problem: &'static str,
+    problem: String,
 }
 
 impl Settings {
@@ -57,7 +63,7 @@ impl Settings {
         let root = env.var(APP_ROOT_VARIABLE).map_or_else(|_| PathBuf::from("."), PathBuf::from);
         Ok(Self {
             policy: root.join(required(env, POLICY, "is not set; it names the policy file")?),
-            bus: required(env, BUS, "is not set; it is the connection of the queues")?,
+            bus: bus(env, &root)?,
             queue: required(env, QUEUE, "is not set; it names the queue of backups")?,
             events: events(
                 &root,
@@ -76,25 +82,49 @@ impl Settings {
 
     /// Opens what they name.
     pub(crate) fn service(&self) -> Result<Service, BoxError> {
+        let bus = self.open_bus()?;
         let sinks: Vec<Arc<dyn EventSink>> = self
             .events
             .iter()
             .map(|events| match events {
                 Events::File(path) => Arc::new(FileSink::new(path)) as Arc<dyn EventSink>,
                 Events::Log => Arc::new(LogSink),
+                Events::Topic(topic) => Arc::new(TopicSink::new(Arc::clone(&bus), topic)),
             })
             .collect();
         Ok(Service::new(ServiceOptions {
             policy: self.policy.clone(),
             env: Arc::new(ProcessEnv),
             queue: self.queue.clone(),
-            bus: open_bus(&self.bus, &self.root)?,
+            bus,
             sink: Arc::new(Sinks(sinks)),
             pg_bin: self.pg_bin.clone(),
-            stores: Arc::new(FoldersOnly),
+            stores: Arc::new(AzureStores::of_process()),
             tool: concat!("flexkeep ", env!("CARGO_PKG_VERSION")).to_owned(),
         }))
     }
+
+    /// The bus, with the identity that it names if it has no key.
+    fn open_bus(&self) -> Result<Arc<dyn Bus>, BoxError> {
+        let BusConnection::ServiceBus(namespace) = &self.bus else {
+            return Ok(self.bus.open(None)?);
+        };
+        if !namespace.wants_credential() {
+            return Ok(self.bus.open(None)?);
+        }
+        let own = namespace.client_id().map(str::to_owned);
+        let env = |name: &str| match (name, &own) {
+            (CLIENT_ID, Some(id)) => Some(id.clone()),
+            _ => std::env::var(name).ok(),
+        };
+        Ok(self.bus.open(Some(flexkeep_azure_identity::credential(&env)?.credential))?)
+    }
+}
+
+fn bus(env: &dyn Env, root: &Path) -> Result<BusConnection, BadSetting> {
+    let lookup = |name: &str| env.var(name).ok();
+    BusConnection::from_settings(BUS, lookup, root)
+        .map_err(|error| BadSetting { name: BUS, problem: format!("is wrong: {error}") })
 }
 
 fn required(
@@ -104,24 +134,32 @@ fn required(
 ) -> Result<String, BadSetting> {
     match env.var(name) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Ok(_) => Err(BadSetting { name, problem: "is empty" }),
-        Err(std::env::VarError::NotPresent) => Err(BadSetting { name, problem: missing }),
-        Err(std::env::VarError::NotUnicode(_)) => Err(BadSetting { name, problem: "is not UTF-8" }),
+        Ok(_) => Err(BadSetting { name, problem: "is empty".to_owned() }),
+        Err(std::env::VarError::NotPresent) => {
+            Err(BadSetting { name, problem: missing.to_owned() })
+        }
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(BadSetting { name, problem: "is not UTF-8".to_owned() })
+        }
     }
 }
 
-/// `file:PATH` and `log`, with commas between.
+/// `file:PATH`, `topic:NAME` and `log`, with commas between.
 fn events(root: &Path, text: &str) -> Result<Vec<Events>, BadSetting> {
+    let one = |one: &str| match one.split_once(':') {
+        None if one == "log" => Some(Events::Log),
+        Some(("file", path)) if !path.is_empty() => Some(Events::File(root.join(path))),
+        Some(("topic", name)) if !name.is_empty() => Some(Events::Topic(name.to_owned())),
+        _ => None,
+    };
     text.split(',')
-        .map(|one| match one.trim() {
-            "log" => Ok(Events::Log),
-            one => match one.strip_prefix("file:") {
-                Some(path) if !path.is_empty() => Ok(Events::File(root.join(path))),
-                _ => {
-                    let problem = "is neither log nor file:PATH, nor several of them with commas";
-                    Err(BadSetting { name: EVENTS, problem })
-                }
-            },
+        .map(|text| {
+            one(text.trim()).ok_or_else(|| BadSetting {
+                name: EVENTS,
+                problem:
+                    "is neither log, file:PATH nor topic:NAME, nor several of them with commas"
+                        .to_owned(),
+            })
         })
         .collect()
 }
@@ -178,6 +216,29 @@ mod tests {
     }
 
     #[test]
+    fn events_go_to_several_places_also_to_a_topic() {
+        let settings = Settings::read(&env(EVENTS, Some("topic:events,log"))).unwrap();
+        assert_eq!(settings.events, [Events::Topic("events".to_owned()), Events::Log]);
+    }
+
+    #[test]
+    fn a_namespace_may_stand_in_settings_of_its_own_as_the_host_reads_them() {
+        let others = env("", None);
+        let env = |name: &str| match name {
+            BUS => None,
+            "FLEXKEEP_BUS__fullyQualifiedNamespace" => Some("a.servicebus.windows.net".to_owned()),
+            "FLEXKEEP_BUS__credential" => Some("managedidentity".to_owned()),
+            "FLEXKEEP_BUS__clientId" => Some("00000000-0000-0000-0000-000000000001".to_owned()),
+            name => others(name),
+        };
+        let BusConnection::ServiceBus(namespace) = Settings::read(&env).unwrap().bus else {
+            panic!("no namespace")
+        };
+        assert!(namespace.wants_credential());
+        assert_eq!(namespace.client_id(), Some("00000000-0000-0000-0000-000000000001"));
+    }
+
+    #[test]
     fn a_setting_that_is_missing_or_wrong_is_named_without_its_value() {
         for name in [POLICY, BUS, QUEUE, EVENTS] {
             for value in [None, Some(""), Some("  ")] {
@@ -185,7 +246,7 @@ mod tests {
                 assert!(error.contains(name), "{error}");
             }
         }
-        for value in ["hunter2", "file:", "log,,log", "file:a,hunter2"] {
+        for value in ["hunter2", "file:", "topic:", "log,,log", "file:a,hunter2", "log:hunter2"] {
             let error = Settings::read(&env(EVENTS, Some(value))).unwrap_err().to_string();
             assert!(error.contains(EVENTS) && !error.contains("hunter2"), "{error}");
         }

@@ -1,7 +1,8 @@
 #!/bin/bash
 # setup.sh: provides what tests, demo and bench need: PostgreSQL 15, 17 and 18, unpacked beside the
-# system under $FLEXKEEP_TOOLS, and a few small programs. Quick when all is there; an install that
-# was killed is done again. Downloads go through apt and pip as they are configured.
+# system under $FLEXKEEP_TOOLS, an AMQP library for Python and Azurite there too, and a few small
+# programs. Quick when all is there; an install that was killed is done again. Downloads go through
+# apt, pip and npm as they are configured.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/lib.sh
@@ -12,7 +13,7 @@ recipe=1
 by_hand() {
   die "$*
 What can't be installed for you is to be provided by hand:
-  programs   cc, make, python3, zstd, setpriv; and a user named postgres if you are root
+  programs   cc, make, python3, zstd, openssl, setpriv; and a user named postgres if you are root
   servers    export FLEXKEEP_PG15_BIN, FLEXKEEP_PG17_BIN and FLEXKEEP_PG18_BIN: folders with the
              postgres, initdb, psql, pg_dump and pg_restore of that major version (contrib too)
   extension  tests/fixtures/extension/* copied into each such server's share/extension folder
@@ -37,7 +38,11 @@ programs() {
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   command -v python3 >/dev/null || missing+=(python3)
   command -v zstd >/dev/null || missing+=(zstd)
+  command -v openssl >/dev/null || missing+=(openssl)
   command -v setpriv >/dev/null || missing+=(util-linux)
+  # For Azurite.
+  [ -n "${FLEXKEEP_AZURITE:-}" ] || [ -e "$FLEXKEEP_TOOLS/azurite/.complete" ] ||
+    command -v npm >/dev/null || missing+=(npm)
   # Debian's PostgreSQL takes time zones from the system.
   [ -e /usr/share/zoneinfo/UTC ] || missing+=(tzdata)
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
@@ -99,3 +104,5 @@ server 15 bookworm
 server 17 trixie
 # Testing moves on to the next major in time; the one we want then still lies in the other.
 server 18 forky sid
+"$here/setup-amqp-peer.sh"
+"$here/setup-azurite.sh"

@@ -11,8 +11,10 @@ cd "$here/.."
 step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all -- --check
 step cargo clippy --locked --workspace --all-targets -- -D warnings
-# The tests run the programs; without this each of them would ask cargo for them.
-step cargo build --locked -p flexkeep-cli -p flexkeep-handlers
+step "$here/check-infra.sh"
+# The tests run the programs; without this each of them would ask cargo for them. The whole
+# workspace, as other selections of packages mean other features, and all dependencies built again.
+step cargo build --locked --workspace
 target=$(cargo metadata --locked --no-deps --format-version 1 |
   python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 export FLEXKEEP_BIN=$target/debug/flexkeep FLEXKEEP_HANDLER_BIN=$target/debug/flexkeep-handler

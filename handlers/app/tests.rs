@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use flexkeep_bus::BusConnection;
 use serde_json::Value;
 
 use super::*;
@@ -40,7 +41,7 @@ fn settings(root: &Path) -> Settings {
     let env = move |name: &str| values.get(name).cloned();
     let mut settings = Settings::read(&env).expect("the example has all settings");
     settings.root = root.to_owned();
-    settings.bus = "sqlite:queues.db".to_owned();
+    settings.bus = BusConnection::parse("sqlite:queues.db", root).expect("a connection");
     settings
 }
 

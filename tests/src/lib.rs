@@ -7,10 +7,15 @@
 //!
 //! Everything here panics with the whole story when something fails: that is the test's failure.
 
+mod amqp_peer;
 mod app;
+mod azurite;
+mod bare_handler;
 mod compare;
 mod dump;
+mod fault_proxy;
 mod fixtures;
+mod lookalike;
 mod options;
 mod processes;
 mod programs;
@@ -18,10 +23,15 @@ mod run;
 mod server;
 mod vaulted;
 
+pub use amqp_peer::AmqpPeer;
 pub use app::{TestApp, wait_for};
+pub use azurite::{Azurite, Rights};
+pub use bare_handler::BareHandler;
 pub use compare::{compare_databases, compare_properties, compare_roles};
 pub use dump::{dump_archive, normalise, restore_archive, schema_text};
+pub use fault_proxy::{FaultProxy, HttpFault, Requests};
 pub use fixtures::{SAMPLE_DATABASES, fixture, load_everything};
+pub use lookalike::{ADMIN, DUMP_USER, LOOKALIKE_HOST, Lookalike, LookalikeOptions};
 pub use options::ServerOptions;
 pub use programs::{Version, flexkeep, handler, pg_command, pg_tool};
 pub use run::{Output, run, run_with_input};

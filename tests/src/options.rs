@@ -3,11 +3,12 @@
 use crate::{Server, Version};
 
 /// What a server should be like; [`ServerOptions::start`] starts it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ServerOptions {
     pub(crate) version: Version,
     pub(crate) encoding: String,
     pub(crate) locale: String,
+    pub(crate) superuser: String,
     pub(crate) password: Option<String>,
     pub(crate) conf: Vec<String>,
     pub(crate) hba: Vec<String>,
@@ -19,6 +20,7 @@ impl ServerOptions {
             version,
             encoding: "UTF8".into(),
             locale: "C.UTF-8".into(),
+            superuser: "postgres".into(),
             password: None,
             conf: Vec::new(),
             hba: Vec::new(),
@@ -31,6 +33,13 @@ impl ServerOptions {
     pub fn encoding(mut self, encoding: &str, locale: &str) -> Self {
         self.encoding = encoding.into();
         self.locale = locale.into();
+        self
+    }
+
+    /// Another name for the superuser than `postgres`.
+    #[must_use]
+    pub fn superuser(mut self, name: &str) -> Self {
+        self.superuser = name.into();
         self
     }
 

@@ -61,7 +61,7 @@ impl fmt::Display for Version {
 }
 
 /// The same rule as in `scripts/lib.sh`.
-fn tools() -> PathBuf {
+pub(crate) fn tools() -> PathBuf {
     env::var_os("FLEXKEEP_TOOLS").map_or_else(
         || format!("/var/tmp/flexkeep-tools-{}", rustix::process::getuid().as_raw()).into(),
         PathBuf::from,

@@ -21,7 +21,8 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 /// How long a script given to psql may run.
 const SQL_LIMIT: Duration = Duration::from_secs(300);
 
-/// A server that listens on a Unix socket and on 127.0.0.1, with a superuser `postgres`.
+/// A server that listens on a Unix socket and on 127.0.0.1, with a superuser `postgres`
+/// (or of another [name](ServerOptions::superuser)).
 ///
 /// Dropping it stops it and deletes its files, also while the test panics. A test process that
 /// is killed can't do so: a guard of its own session sees its pipe close and does it instead.
@@ -106,13 +107,15 @@ impl Server {
     /// needed.
     pub fn conninfo(&self, database: &str) -> String {
         let host = self.socket_dir();
-        self.connection(&host.to_string_lossy(), "postgres", self.options.password.as_deref())
+        let superuser = &self.options.superuser;
+        self.connection(&host.to_string_lossy(), superuser, self.options.password.as_deref())
             + &format!(" dbname={}", conninfo_value(database))
     }
 
     /// A connection string over TCP.
     pub fn conninfo_tcp(&self, database: &str) -> String {
-        self.connection("127.0.0.1", "postgres", self.options.password.as_deref())
+        let superuser = &self.options.superuser;
+        self.connection("127.0.0.1", superuser, self.options.password.as_deref())
             + &format!(" dbname={}", conninfo_value(database))
     }
 
@@ -229,7 +232,7 @@ impl Server {
     fn initdb(&self) {
         let mut command = as_postgres(&pg_tool("initdb", self.options.version));
         command
-            .args(["--no-sync", "--no-instructions", "-U", "postgres", "-D"])
+            .args(["--no-sync", "--no-instructions", "-U", &self.options.superuser, "-D"])
             .arg(self.data_dir())
             .args(["-E", &self.options.encoding, "--locale", &self.options.locale])
             .current_dir(&self.dir);
@@ -358,7 +361,8 @@ fn as_postgres(program: &Path) -> Command {
     command
 }
 
-fn postgres_ids() -> (u32, u32) {
+/// Who runs servers when we are root.
+pub(crate) fn postgres_ids() -> (u32, u32) {
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let ids = users.lines().find_map(|line| {
         let mut fields = line.strip_prefix("postgres:")?.split(':').skip(1);

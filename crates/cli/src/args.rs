@@ -1,8 +1,12 @@
 //! The command line.
 
 mod functions;
+mod restore;
+mod verify;
 
 pub(crate) use functions::{HostArgs, StatusArgs, TriggerArgs};
+pub(crate) use restore::RestoreArgs;
+pub(crate) use verify::VerifyArgs;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,9 +32,9 @@ Exit codes:
     0  success
     1  failed; nothing was sealed
     2  usage or bad input: arguments, connection string, unknown backup
-    3  sealed with losses (backup), or losses to expect (check)
+    3  sealed with losses (backup), losses to expect (check), or definitions refused (restore)
     4  damage found in the vault
-    5  another backup of this server is running
+    5  another backup of this server, or restore into this database, is running
   130  cancelled by Ctrl-C or SIGTERM; nothing was sealed
 
 Environment:
@@ -48,7 +52,8 @@ Examples:
   flexkeep backup --from 'host=db.example.org user=backup' --name shop
   flexkeep list
   flexkeep show   shop/latest
-  flexkeep export shop/latest --to /srv/export/shop";
+  flexkeep export shop/latest --to /srv/export/shop
+  flexkeep restore shop/latest --into 'host=new.example.org user=admin'";
 
 const BACKUP_EXAMPLES: &str = "\
 Examples:
@@ -169,6 +174,12 @@ pub(crate) enum Command {
     /// Write a backup as archives for pg_restore, verifying every byte
     #[command(after_help = EXPORT_EXAMPLES)]
     Export(ExportArgs),
+    /// Restore a backup, or a part of it, into a server
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(Box<RestoreArgs>),
+    /// Read a vault and find out whether its backups are whole
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(VerifyArgs),
     /// Find out whether a backup would succeed, and what it could not read
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
@@ -192,7 +203,7 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct VaultArgs {
-    /// The vault: a folder, or file:///path [env: FLEXKEEP_VAULT]
+    /// The vault: a folder, or the https:// URL of a blob container [env: FLEXKEEP_VAULT]
     #[arg(long, value_name = "PLACE")]
     pub(crate) vault: Option<String>,
 }

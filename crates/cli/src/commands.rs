@@ -4,12 +4,14 @@ mod backup;
 mod check;
 mod completions;
 mod export;
+mod restore;
 
 mod host;
 pub(crate) mod list;
 mod show;
 pub(crate) mod status;
 mod trigger;
+mod verify;
 
 use std::sync::Arc;
 
@@ -28,6 +30,8 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::List(args) => list::run(&args, output),
         Command::Show(args) => show::run(&args, output),
         Command::Export(args) => export::run(&args, output),
+        Command::Restore(args) => restore::run(&args, output),
+        Command::Verify(args) => verify::run(&args, output),
         Command::Check(args) => check::run(&args, output),
         Command::Status(args) => status::run(&args, output),
         Command::Trigger(args) => trigger::run(&args, output),

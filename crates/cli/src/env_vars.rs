@@ -6,6 +6,9 @@ use crate::exit::Failure;
 /// The connection string, where `--from` is not given.
 pub(crate) const FLEXKEEP_FROM: &str = "FLEXKEEP_FROM";
 
+/// How the server gets to know who connects: `password`, or `entra`.
+pub(crate) const FLEXKEEP_AUTH: &str = "FLEXKEEP_AUTH";
+
 /// The vault, where `--vault` is not given.
 pub(crate) const FLEXKEEP_VAULT: &str = "FLEXKEEP_VAULT";
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use flexkeep_engine::{BackupError, ExportError};
+use flexkeep_engine::{BackupError, ExportError, RestoreError, VerifyError};
 use flexkeep_vault::VaultError;
 
 use crate::hints;
@@ -111,6 +111,38 @@ impl From<ExportError> for Failure {
         };
         let (hint, details) = (hints::export(&error), damage(&error));
         Self { hint, details, ..Self::new(exit, error) }
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        let exit = match &error {
+            RestoreError::Options(_) | RestoreError::NoSuchObject { .. } => Exit::Usage,
+            RestoreError::Damaged { .. }
+            | RestoreError::Inconsistent { .. }
+            | RestoreError::Toc { .. } => Exit::Damage,
+            RestoreError::Incomplete { damaged, .. } if !damaged.is_empty() => Exit::Damage,
+            RestoreError::Vault(error) => of_vault(error),
+            RestoreError::Busy { .. } => Exit::Busy,
+            RestoreError::Cancelled { .. } => Exit::Cancelled,
+            _ => Exit::Failed,
+        };
+        let hint = hints::restore(&error);
+        let details = match &error {
+            RestoreError::Unfit(plan) => serde_json::to_value(plan).ok(),
+            other => other.report().and_then(|report| serde_json::to_value(report).ok()),
+        };
+        Self { hint, details, ..Self::new(exit, error) }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Vault(error) => error.into(),
+            VerifyError::NothingToVerify { .. } => Self::new(Exit::Usage, error),
+            VerifyError::Cancelled => Self::new(Exit::Cancelled, error),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What to do about an error, where the error itself does not say it.
 
-use flexkeep_engine::{BackupError, ExportError, ToolError};
+use flexkeep_engine::{BackupError, ExportError, RestoreError, ToolError};
 use flexkeep_pg_copy as pg;
 use flexkeep_vault::VaultError;
 
@@ -59,6 +59,25 @@ pub(crate) fn export(error: &ExportError) -> Option<String> {
         }
         _ => None,
     }
+}
+
+pub(crate) fn restore(error: &RestoreError) -> Option<String> {
+    let hint = match error {
+        RestoreError::Vault(error) => return vault(error),
+        RestoreError::Connect { source, .. } => return connection(source),
+        RestoreError::Incomplete { .. } | RestoreError::Cancelled { report: Some(_) } => {
+            "the same command with --continue goes on where it ended; with --clean it begins anew"
+        }
+        RestoreError::Cancelled { report: None } => "nothing was changed",
+        RestoreError::Damaged { .. } => {
+            "an older or newer backup may be whole; a new backup stores again what the source has"
+        }
+        RestoreError::Internal(_) => {
+            "this is a defect of flexkeep; please report it with this text"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
 }
 
 fn is_silence(error: &pg::Error) -> bool {

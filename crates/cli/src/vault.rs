@@ -1,18 +1,20 @@
 //! `--vault`: where the backups are.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use flexkeep_vault::store::StoreErrorKind;
-use flexkeep_vault::{FoldersOnly, Place, RemoteStores, Vault, VaultError};
+use flexkeep_vault::{Place, RemoteStores, Vault, VaultError};
+use flexkeep_vault_azure::AzureStores;
 
 use crate::args::VaultArgs;
 use crate::env_vars::{self, FLEXKEEP_VAULT};
 use crate::exit::{Exit, Failure};
 use crate::render::shell;
 
-/// Opens vaults that are not folders.
+/// Opens vaults that are not folders; with its environment, as no option holds a secret.
 pub(crate) fn remote() -> Arc<dyn RemoteStores> {
-    Arc::new(FoldersOnly)
+    static STORES: OnceLock<Arc<AzureStores>> = OnceLock::new();
+    Arc::clone(STORES.get_or_init(|| Arc::new(AzureStores::of_process()))) as Arc<dyn RemoteStores>
 }
 
 /// A vault's place, and as the user wrote it.
@@ -26,8 +28,9 @@ pub(crate) fn choose(args: &VaultArgs) -> Result<Chosen, Failure> {
     let text = match &args.vault {
         Some(text) => text.clone(),
         None => env_vars::get(FLEXKEEP_VAULT)?.ok_or_else(|| {
-            Failure::usage("it is not said where the vault is")
-                .hint(format!("give --vault FOLDER, or set {FLEXKEEP_VAULT}"))
+            Failure::usage("it is not said where the vault is").hint(format!(
+                "give --vault FOLDER or --vault https://..., or set {FLEXKEEP_VAULT}"
+            ))
         })?,
     };
     Ok(Chosen { place: text.parse()?, text })
@@ -36,7 +39,15 @@ pub(crate) fn choose(args: &VaultArgs) -> Result<Chosen, Failure> {
 impl Chosen {
     /// The option that names this vault, for commands shown to the user.
     pub(crate) fn option(&self) -> String {
-        format!("--vault {}", shell::quote(&self.text))
+        format!("--vault {}", shell::quote(&self.shown()))
+    }
+
+    /// As the user wrote it, but for a URL's secrets.
+    fn shown(&self) -> String {
+        match &self.place {
+            Place::Folder(_) => self.text.clone(),
+            url => url.to_string(),
+        }
     }
 
     /// Opens the vault, which must be there.
@@ -44,12 +55,14 @@ impl Chosen {
         Vault::open(&self.place, remote().as_ref()).map_err(|error| match &error {
             VaultError::NotAVault { place } => self.missing(place),
             VaultError::Store(inner) if inner.kind == StoreErrorKind::NoSuchPlace => {
-                let Place::Folder(path) = &self.place else { return error.into() };
+                let Place::Folder(path) = &self.place else {
+                    return Failure { exit: Exit::Usage, ..error.into() };
+                };
                 if path.exists() {
                     // A file: the error says so.
                     return Failure { exit: Exit::Usage, ..error.into() };
                 }
-                self.missing(&self.text)
+                self.missing(&self.shown())
             }
             _ => error.into(),
         })
@@ -57,7 +70,7 @@ impl Chosen {
 
     fn missing(&self, place: &str) -> Failure {
         Failure::usage(format!("there is no vault in {place}"))
-            .hint("check the path; the first `flexkeep backup` into a folder makes the vault")
+            .hint("check the place; the first `flexkeep backup` into it makes the vault")
     }
 
     /// Opens the vault, or makes it; the flag says which.

@@ -18,7 +18,7 @@ mod encode;
 mod error;
 mod names;
 mod partial;
-mod pipeline;
+pub(crate) mod pipeline;
 mod readme;
 
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ use serde::Serialize;
 use crate::options::{ExportOptions, RolesFor};
 use crate::progress::Progress;
 use crate::roles::{self, RolesTarget};
-use damage::Damage;
+pub(crate) use damage::{Damage, MOST_DAMAGED};
 use database::{Context, Written};
 pub use error::{DamagedObject, ExportError};
 

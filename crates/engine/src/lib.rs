@@ -9,6 +9,7 @@ mod backup;
 mod check;
 mod chunker;
 mod dump;
+mod entries;
 mod error;
 mod export;
 mod globals;
@@ -21,6 +22,7 @@ mod outline;
 mod plan;
 mod progress;
 mod report;
+mod restore;
 mod roles;
 mod session;
 mod snapshot;
@@ -28,6 +30,7 @@ mod source;
 mod tools;
 mod turn;
 mod uploads;
+mod verify;
 
 pub use backup::backup;
 pub use check::{CheckReport, Finding, Severity, check};
@@ -36,5 +39,14 @@ pub use export::{DamagedObject, ExportError, ExportReport, ExportedFile, export}
 pub use options::{BackupOptions, DEFAULT_LEVEL, ExportOptions, Request, RolesFor};
 pub use progress::{Progress, ProgressReading, Restart};
 pub use report::{PROGRESS_EVERY, RunProgress, run_progress};
+pub use restore::{
+    DatabaseAction, DatabaseChoice, DatabasePlan, DatabaseReport, Existing, ObjectFailure,
+    PhaseReport, RestoreError, RestoreOptions, RestoreParts, RestorePlan, RestoreReport,
+    RestoreStatus, RolesReport, Skipped, TableReport, plan_restore, restore,
+};
 pub use roles::{PreparedRoles, RolesTarget, Unterminated, prepare as prepare_roles};
 pub use tools::ClientTools;
+pub use verify::{
+    DamagedPart, Depth, HurtBackup, HurtDatabase, ReportedDepth, UnreadableManifest, Unreferenced,
+    VerifiedCounts, VerifyError, VerifyOptions, VerifyReport, verify,
+};

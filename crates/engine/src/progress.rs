@@ -73,6 +73,11 @@ impl Progress {
         self.cancelled.load(Ordering::Relaxed)
     }
 
+    /// An error, if [`Progress::cancel`] was called.
+    pub(crate) fn check_cancelled<E>(&self, error: E) -> Result<(), E> {
+        if self.is_cancelled() { Err(error) } else { Ok(()) }
+    }
+
     /// What becomes true when it is cancelled, for those that wait.
     pub(crate) fn cancel_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.cancelled)

@@ -392,7 +392,8 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
 #[test]
 fn a_check_names_what_a_backup_would_lose_or_stumble_over() {
     let scene = Scene::of(18);
-    let report = check(&scene.source.config(), &place(&scene.folder), &backup_options());
+    let report =
+        check(&scene.source.config(), &place(&scene.folder), &FoldersOnly, &backup_options());
     assert!(report.worst() <= Severity::Warning, "{report:?}");
     let says = |report: &flexkeep_engine::CheckReport, severity, part: &str| {
         report.findings.iter().any(|one| one.severity == severity && one.what.contains(part))
@@ -407,7 +408,7 @@ fn a_check_names_what_a_backup_would_lose_or_stumble_over() {
     );
 
     let config = scene.source.config().with_user("app");
-    let report = check(&config, &place(&scene.folder), &backup_options());
+    let report = check(&config, &place(&scene.folder), &FoldersOnly, &backup_options());
     assert_eq!(report.worst(), Severity::Error);
     for (severity, part) in [
         (Severity::Error, "tables cannot be read by \"app\": "),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use flexkeep_engine::{BackupOptions, CheckReport, Severity};
 use flexkeep_policy::{Policy, ProcessEnv, ServerPolicy};
+use flexkeep_service::TargetError;
 use serde::Serialize;
 
 use crate::args::CheckArgs;
@@ -71,9 +72,12 @@ fn of_policy(path: &Path, args: &CheckArgs, output: &Output) -> Result<Exit, Fai
     }
     let mut all = Vec::new();
     for server in chosen {
-        let target = server.connection().map_err(|problems| {
-            let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Failure::usage(text.join("\n"))
+        let target = flexkeep_service::target(&server).map_err(|error| match error {
+            TargetError::Policy(problems) => {
+                let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                Failure::usage(text.join("\n"))
+            }
+            other => Failure::new(Exit::Usage, anyhow::Error::new(other)),
         })?;
         let options = BackupOptions {
             name: Some(server.name().clone()),
@@ -81,7 +85,7 @@ fn of_policy(path: &Path, args: &CheckArgs, output: &Output) -> Result<Exit, Fai
             exclude_databases: server.exclude_databases().to_vec(),
             ..args.source.options()
         };
-        let report = flexkeep_engine::check(target, &place, vault::remote().as_ref(), &options);
+        let report = flexkeep_engine::check(&target, &place, vault::remote().as_ref(), &options);
         if !output.json {
             let page = render::check::page(&report, output.quiet);
             output::text(&format!("{}\n{page}", server.name()))?;

@@ -2,26 +2,25 @@
 
 use std::collections::HashMap;
 
-use flexkeep_vault::contents::Entry;
 use flexkeep_vault::{ContentHash, VaultError};
 
 use super::error::DamagedObject;
 
 /// Damaged objects of one database that are looked for before the search ends.
-pub(super) const MOST_DAMAGED: usize = 20;
+pub(crate) const MOST_DAMAGED: usize = 20;
 
 #[derive(Default)]
-pub(super) struct Damage {
-    pub(super) objects: Vec<DamagedObject>,
-    pub(super) hashes: Vec<ContentHash>,
+pub(crate) struct Damage {
+    pub(crate) objects: Vec<DamagedObject>,
+    pub(crate) hashes: Vec<ContentHash>,
     places: HashMap<(ContentHash, Option<String>), usize>,
     /// Whether a search ended early.
-    pub(super) more: bool,
+    pub(crate) more: bool,
 }
 
 impl Damage {
     /// Notes a damaged object that `entry` of `database` needs.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         hash: ContentHash,
         name: String,
@@ -49,7 +48,7 @@ impl Damage {
         });
     }
 
-    pub(super) fn count_of(&self, database: &str) -> usize {
+    pub(crate) fn count_of(&self, database: &str) -> usize {
         let of = |object: &&DamagedObject| object.database.as_deref() == Some(database);
         self.objects.iter().filter(of).count()
     }
@@ -62,13 +61,5 @@ fn problem(error: &VaultError) -> String {
         VaultError::Damaged { problem, .. } => problem.clone(),
         VaultError::Store(error) => error.kind.to_string(),
         other => other.to_string(),
-    }
-}
-
-/// `schema.name` of an entry, for people.
-pub(super) fn entry_name(entry: &Entry) -> String {
-    match &entry.schema {
-        Some(schema) => format!("{schema}.{}", entry.name),
-        None => entry.name.clone(),
     }
 }

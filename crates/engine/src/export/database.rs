@@ -12,10 +12,11 @@ use flexkeep_vault::{ChunkBuffer, Vault, VaultError, chunk_name, meta_name};
 
 use super::ExportError;
 use super::composer::{ComposeError, Composer};
-use super::damage::{Damage, MOST_DAMAGED, entry_name};
+use super::damage::{Damage, MOST_DAMAGED};
 use super::encode::{self, Block, BlockError, Codec, Ready, ReadyError};
 use super::partial::Partial;
 use super::pipeline;
+use crate::entries::{Listed, check_listed, entry_name};
 use crate::options::ExportOptions;
 use crate::progress::Progress;
 
@@ -147,31 +148,8 @@ fn check_parts(
     if toc.header().int_size != 4 {
         return Err(inconsistent("its archive has integers of more than 4 bytes".to_owned()));
     }
-    let mut listed = entries.iter();
-    for entry in toc.entries().iter().filter(|entry| entry.had_dumper()) {
-        let (id, blobs) = (entry.dump_id(), entry.desc() == Some(b"BLOBS"));
-        let found = listed.next();
-        let fits = found.is_some_and(|found| {
-            found.dump_id == id && (found.kind == EntryKind::LargeObjects) == blobs
-        });
-        if !fits {
-            let tag = String::from_utf8_lossy(entry.tag().unwrap_or_default()).into_owned();
-            return Err(inconsistent(format!(
-                "the data of entry {id} ({tag}) is not where the contents list should have it"
-            )));
-        }
-    }
-    if let Some(extra) = listed.next() {
-        return Err(inconsistent(format!(
-            "the contents list has data of entry {} ({}), which is none",
-            extra.dump_id,
-            entry_name(extra)
-        )));
-    }
-    let cut_off = |entry: &&Entry| entry.chunks.last().is_some_and(|chunk| chunk.continued);
-    if let Some(entry) = entries.iter().find(cut_off) {
-        return Err(inconsistent(format!("the data of {} has no end", entry_name(entry))));
-    }
+    let listed: Vec<Listed> = entries.iter().map(Listed::of).collect();
+    check_listed(&toc, &listed).map_err(inconsistent)?;
     Ok((toc, version, codec))
 }
 
