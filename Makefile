@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 APP ?= target/app
-.PHONY: help setup build app package prove-package test fmt lint demo bench clean
+.PHONY: help setup build app package prove-package prove-azure test fmt lint demo bench clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,11 @@ package: ## build the zip for Azure Functions, target/package/flexkeep.zip (POLI
 
 prove-package: ## run that package where there is nothing but it: an older, bare system (ZIP=FILE for another)
 	@scripts/prove-package.sh $(if $(ZIP),"$(ZIP)")
+
+prove-azure: setup package ## the same on a server like Flexible Server, into Azurite
+	@. scripts/env.sh; target=$$(cargo metadata --locked --no-deps --format-version 1 | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])'); \
+	cargo build --locked --workspace && FLEXKEEP_BIN=$$target/debug/flexkeep FLEXKEEP_PACKAGE=$$target/package/flexkeep.zip \
+	cargo test --locked --workspace --test package_on_azure -- --ignored
 
 test: ## all checks: formatting, lints, every test against real servers
 	@scripts/test.sh

@@ -9,11 +9,13 @@ mod backup;
 mod pgbin;
 mod schedule;
 mod settings;
+mod trust;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use flexkeep_functions::{BoxError, logging};
+use flexkeep_functions::{APP_ROOT_VARIABLE, BoxError, logging};
 
 use crate::settings::Settings;
 
@@ -33,6 +35,8 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), BoxError> {
+    let root = std::env::var_os(APP_ROOT_VARIABLE).map_or_else(|| ".".into(), PathBuf::from);
+    trust::restart_with_certificates(&root)?;
     logging::init("info")?;
     // One thread for requests: backups have threads of their own, and there is little else.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -69,16 +69,39 @@ pub fn backup(
     facts.source.pg_dump.clone_from(&client.version);
     let server = options.name.clone().unwrap_or_else(|| ServerName::sanitize(&target.host()));
     take_server_lock(&mut connection, vault, &server)?;
+    let source = Locked { target, connect, client: &client, facts: &facts, server, started };
+    let result = back_up_locked(source, &mut connection, vault, options, progress);
+    // The server may need a moment to see that a connection has ended, and whoever begins the next
+    // backup then would be told that this one is still at work. If it is broken, so is the lock.
+    drop(connection.execute("SELECT pg_catalog.pg_advisory_unlock_all()"));
+    result
+}
+
+/// A server that nobody else backs up into this vault meanwhile.
+struct Locked<'a> {
+    target: &'a pg::Config,
+    connect: pg::ConnectOptions,
+    client: &'a ClientTools,
+    facts: &'a ServerFacts,
+    server: ServerName,
+    started: Timestamp,
+}
+
+fn back_up_locked(
+    source: Locked<'_>,
+    connection: &mut Connection,
+    vault: &Vault,
+    options: &BackupOptions,
+    progress: &Arc<Progress>,
+) -> Result<Manifest, BackupError> {
+    let Locked { target, connect, client, facts, server, started } = source;
     if let Some(request) = &options.request
         && let Some(sealed) = vault.backup_for_request(&server, &request.id, request.since)?
     {
         return Ok(sealed);
     }
-    let databases = source::databases(
-        &mut connection,
-        facts.source.flexible_server,
-        &options.exclude_databases,
-    )?;
+    let databases =
+        source::databases(connection, facts.source.flexible_server, &options.exclude_databases)?;
     progress.phase("looking at the last backup");
     let last = LastBackup::read(vault, &server, progress)?;
     let uploads = Uploads::start(
@@ -99,8 +122,8 @@ pub fn backup(
         target,
         connect,
         options,
-        client: &client,
-        facts: &facts,
+        client,
+        facts,
         server,
         id,
         tools: &tools,
@@ -109,12 +132,11 @@ pub fn backup(
     let record = open_run(&run, started)?;
     let reporter = Reporter::start(vault, &run.server, &run.id, progress);
     let losses = databases.losses.clone();
-    let result =
-        read_all(&run, &databases.dump, &last.cuts, &mut connection).and_then(|mut parts| {
-            parts.losses.splice(0..0, losses);
-            parts.notes.splice(0..0, databases.notes.clone());
-            seal(&run, started, parts)
-        });
+    let result = read_all(&run, &databases.dump, &last.cuts, connection).and_then(|mut parts| {
+        parts.losses.splice(0..0, losses);
+        parts.notes.splice(0..0, databases.notes.clone());
+        seal(&run, started, parts)
+    });
     reporter.stop();
     close_run(&run, record, &result);
     result

@@ -161,7 +161,7 @@ mod tests {
             "DAMAGED\n  chunks/0\n    flipped\n",
             "  and 10 more\n  backups/x/x-1.json\n    it belongs to the vault b\n",
             "  shop-1\n    database orders: public.items and 2 more\n",
-            "3 chunks (3.0 kB) belong to no backup",
+            "3 chunks (3.00 kB) belong to no backup",
         ] {
             assert!(page.contains(text), "{text:?} is not in\n{page}");
         }
