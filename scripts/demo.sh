@@ -117,7 +117,7 @@ unset "${!PG@}"
 export LC_ALL=C.UTF-8 PGCONNECT_TIMEOUT=20
 
 echo
-echo "flexkeep: a function app backs a server up, twice, and stock pg_restore brings it back"
+echo "flexkeep: a function app backs a server up, twice; stock pg_restore brings it back, and one table alone"
 echo
 step "Tools: PostgreSQL 18 beside the system" "$here/setup.sh"
 # shellcheck source=scripts/env.sh
@@ -211,6 +211,17 @@ step "Server two: roles.sql, then stock pg_restore -j 2" restore
 step "Comparison: definitions, rows, large objects, roles" compare
 note "the same: $(grep -c ' rows, sum ' "$work/facts.two") tables, $(grep -c ' bytes ' "$work/facts.two") large objects"
 
+step "Is the vault whole? flexkeep verify reads every byte" timeout --foreground 300 "$flexkeep" verify --vault "$vault"
+
+# Someone drops a table by mistake, with what hangs on it; it comes back alone.
+bring_back() {
+  timeout --foreground 300 "$flexkeep" restore latest --vault "$vault" --into "$(connection two)" \
+    --database events --table events --into-existing
+}
+step "Server two: DROP TABLE events, by mistake" sql two events -c "DROP TABLE events"
+step "Server two: flexkeep restore brings that table back" bring_back
+step "Comparison: all is as it was" compare
+
 cat <<'TEXT'
 
 Nothing of this is left running or on disk. To do it with a server of yours:
@@ -219,6 +230,8 @@ Nothing of this is left running or on disk. To do it with a server of yours:
   target/release/flexkeep check  --from "host=... user=... dbname=postgres" --vault /where/backups/go
   target/release/flexkeep backup --from "host=... user=... dbname=postgres" --vault /where/backups/go
   target/release/flexkeep list   --vault /where/backups/go
+  target/release/flexkeep verify --vault /where/backups/go
+  target/release/flexkeep restore latest --vault /where/backups/go --into "host=... user=..." --preview
   target/release/flexkeep export latest --vault /where/backups/go --to /an/empty/folder
 
 The export's README.txt says how to restore it. docs/policy.md and docs/self-hosting.md say how the

@@ -276,9 +276,13 @@ fi
 
 backup_with "$work/app" first completed
 step "package as it is: backed up, $(grep -c . "$work/data/first/events.jsonl") events"
-backup_with "$work/app-bits-lost" lost completed
-grep -q 'a copy is used' "$work/data/lost/host.log" || die "the launchers without execute bits were not noticed"
-step "package without execute bits: backed up, by a copy in the temporary folder"
+if [ -n "${PROVE_VAULT:-}" ]; then
+  step "not done again without execute bits: in this vault the server is not due any more"
+else
+  backup_with "$work/app-bits-lost" lost completed
+  grep -q 'a copy is used' "$work/data/lost/host.log" || die "the launchers without execute bits were not noticed"
+  step "package without execute bits: backed up, by a copy in the temporary folder"
+fi
 
 if [ -n "${PROVE_CONNECTION:-}${PROVE_VAULT:-}" ]; then
   step "not exported and not restored: server or vault are not ours"

@@ -164,6 +164,10 @@ fn end(
         objects.extend(one.outcome.damage.objects);
         fatal = fatal.or(one.outcome.fatal);
     }
+    if let Some(RestoreError::Busy { database }) = fatal {
+        // The other one's report is what counts.
+        return Err(RestoreError::Busy { database });
+    }
     let cause = match fatal {
         Some(error) => chain(&error),
         None if !objects.is_empty() => damaged(&objects, false),
