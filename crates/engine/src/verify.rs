@@ -21,7 +21,7 @@ mod lists;
 mod report;
 mod users;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use flexkeep_vault::contents::EntryKind;
 use flexkeep_vault::manifest::Manifest;
@@ -75,7 +75,7 @@ struct Wanted {
 #[derive(Default)]
 struct Findings {
     damaged: Vec<DamagedPart>,
-    damaged_hashes: HashMap<ContentHash, ()>,
+    damaged_hashes: HashSet<ContentHash>,
     counts: VerifiedCounts,
 }
 
@@ -84,7 +84,7 @@ const MOST_NAMED: usize = 1000;
 
 impl Findings {
     fn damage(&mut self, hash: ContentHash, object: String, problem: String) {
-        if self.damaged_hashes.insert(hash, ()).is_none() {
+        if self.damaged_hashes.insert(hash) {
             self.counts.damaged += 1;
             if self.damaged.len() < MOST_NAMED {
                 self.damaged.push(DamagedPart { object, problem });

@@ -1,6 +1,6 @@
 //! Which backups need what is damaged.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use flexkeep_vault::damage::users_in;
 use flexkeep_vault::manifest::Manifest;
@@ -23,21 +23,20 @@ pub(super) struct Inconsistent {
 pub(super) fn find(
     vault: &Vault,
     read: &Read,
-    damaged: &HashMap<ContentHash, ()>,
+    damaged: &HashSet<ContentHash>,
     progress: &Progress,
 ) -> Result<Vec<HurtBackup>, VerifyError> {
     if damaged.is_empty() {
         return Ok(Vec::new());
     }
-    let damaged: HashSet<ContentHash> = damaged.keys().copied().collect();
     let mut hurt = Vec::new();
     for (id, manifest) in &read.wanted {
         progress.check_cancelled(VerifyError::Cancelled)?;
-        hurt.extend(of(vault, id, manifest, &damaged)?);
+        hurt.extend(of(vault, id, manifest, damaged)?);
     }
     for id in &read.others {
         progress.check_cancelled(VerifyError::Cancelled)?;
-        hurt.extend(of(vault, id, &vault.manifest(id)?, &damaged)?);
+        hurt.extend(of(vault, id, &vault.manifest(id)?, damaged)?);
     }
     hurt.sort_by(|a, b| a.backup.cmp(&b.backup));
     Ok(hurt)
