@@ -6,6 +6,7 @@
 mod api;
 mod app;
 mod backup;
+mod lane;
 mod pgbin;
 mod schedule;
 mod settings;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use flexkeep_bus::{Bus, BusConnection, EventSink, FileSink, LogSink, Sinks, TopicSink};
 use flexkeep_functions::{APP_ROOT_VARIABLE, BoxError};
@@ -18,6 +19,10 @@ pub(crate) const POLICY: &str = "FLEXKEEP_POLICY";
 pub(crate) const BUS: &str = "FLEXKEEP_BUS";
 /// The queue of backup messages; the name is also in backup/function.json.
 pub(crate) const QUEUE: &str = "FLEXKEEP_QUEUE";
+/// The queue of the messages that start lanes; the name is also in lane/function.json.
+pub(crate) const LANES_QUEUE: &str = "FLEXKEEP_LANES_QUEUE";
+/// Seconds that a lane works before it sends its successor; optional.
+pub(crate) const LANE_SECONDS: &str = "FLEXKEEP_LANE_SECONDS";
 /// Where events go.
 pub(crate) const EVENTS: &str = "FLEXKEEP_EVENTS";
 /// Folder of pg_dump; optional. Without it, the package's own, if it has one.
@@ -37,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) policy: PathBuf,
     pub(crate) bus: BusConnection,
     pub(crate) queue: String,
+    pub(crate) lanes: String,
+    pub(crate) lane_budget: Duration,
     pub(crate) events: Vec<Events>,
     pub(crate) pg_bin: Option<PathBuf>,
     pub(crate) function_timeout: Option<String>,
@@ -65,6 +72,8 @@ impl Settings {
             policy: root.join(required(env, POLICY, "is not set; it names the policy file")?),
             bus: bus(env, &root)?,
             queue: required(env, QUEUE, "is not set; it names the queue of backups")?,
+            lanes: required(env, LANES_QUEUE, "is not set; it names the queue of lanes")?,
+            lane_budget: lane_budget(env)?,
             events: events(
                 &root,
                 &required(env, EVENTS, "is not set; it says where events go, such as log")?,
@@ -96,6 +105,8 @@ impl Settings {
             policy: self.policy.clone(),
             env: Arc::new(ProcessEnv),
             queue: self.queue.clone(),
+            lanes: self.lanes.clone(),
+            lane_budget: self.lane_budget,
             bus,
             sink: Arc::new(Sinks(sinks)),
             pg_bin: self.pg_bin.clone(),
@@ -144,6 +155,22 @@ fn required(
     }
 }
 
+/// Between a second and a day; eight minutes when it is not set: instances are given ten to end
+/// when the platform takes them away.
+fn lane_budget(env: &dyn Env) -> Result<Duration, BadSetting> {
+    const USUAL: Duration = Duration::from_secs(480);
+    let Some(text) = env.var(LANE_SECONDS).ok().filter(|text| !text.trim().is_empty()) else {
+        return Ok(USUAL);
+    };
+    match text.trim().parse::<u64>() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => {
+            let problem = "is not a whole number of seconds from 1 to 86400".to_owned();
+            Err(BadSetting { name: LANE_SECONDS, problem })
+        }
+    }
+}
+
 /// `file:PATH`, `topic:NAME` and `log`, with commas between.
 fn events(root: &Path, text: &str) -> Result<Vec<Events>, BadSetting> {
     let one = |one: &str| match one.split_once(':') {
@@ -178,6 +205,7 @@ mod tests {
                 POLICY => "policy.toml",
                 BUS => "sqlite:q.db",
                 QUEUE => "backups",
+                LANES_QUEUE => "lanes",
                 EVENTS => "file:e.jsonl, log",
                 _ => return None,
             };
@@ -240,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_setting_that_is_missing_or_wrong_is_named_without_its_value() {
-        for name in [POLICY, BUS, QUEUE, EVENTS] {
+        for name in [POLICY, BUS, QUEUE, LANES_QUEUE, EVENTS] {
             for value in [None, Some(""), Some("  ")] {
                 let error = Settings::read(&env(name, value)).unwrap_err().to_string();
                 assert!(error.contains(name), "{error}");

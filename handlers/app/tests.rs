@@ -67,7 +67,7 @@ fn every_folder_is_registered_and_every_function_has_a_folder() {
     let registered: BTreeMap<String, String> =
         registered.into_iter().map(|(name, kind)| (name, kind.to_owned())).collect();
     assert_eq!(registered, folders);
-    assert_eq!(registered.len(), 3);
+    assert_eq!(registered.len(), 4);
 }
 
 #[test]

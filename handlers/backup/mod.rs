@@ -1,9 +1,9 @@
-//! The worker: takes a message of the queue and backs a server up.
+//! The worker: takes a message of the queue, begins the backup of a server, and is its first lane.
 
 use std::time::Duration;
 
 use flexkeep_functions::{BoxError, Context, Outputs, ServiceBusMessage};
-use flexkeep_service::{Incoming, Service, Worked};
+use flexkeep_service::{Incoming, Service, ServiceError, Worked};
 
 /// The longest pause after a failure.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
@@ -13,16 +13,30 @@ pub(crate) async fn run(
     message: ServiceBusMessage,
     cx: Context,
 ) -> Result<Outputs, BoxError> {
-    let delivery_count = message.delivery_count.unwrap_or(1);
-    let incoming = Incoming {
+    let incoming = incoming(message, &cx);
+    let delivery_count = incoming.delivery_count;
+    answer(service.work(incoming), delivery_count, &cx).await
+}
+
+/// The message as the service takes it.
+pub(crate) fn incoming(message: ServiceBusMessage, cx: &Context) -> Incoming {
+    Incoming {
         message_id: message.message_id.unwrap_or_else(|| cx.invocation_id().to_owned()),
         body: message.body,
-        delivery_count,
+        delivery_count: message.delivery_count.unwrap_or(1),
         deadline: cx.deadline(),
-    };
-    // Dropping the work stops the backup; the message comes again, to whoever runs then.
+    }
+}
+
+/// Works on a message until it is answered or the handler is told to stop. Dropping the work stops
+/// the backup; the message comes again, to whoever runs then.
+pub(crate) async fn answer(
+    work: impl Future<Output = Result<Worked, ServiceError>>,
+    delivery_count: u32,
+    cx: &Context,
+) -> Result<Outputs, BoxError> {
     let work = async {
-        let worked = service.work(incoming).await;
+        let worked = work.await;
         if worked.is_err() {
             // Neither an event nor a message could be sent. A failed invocation is delivered again
             // at once, ten times in all: not within seconds.
@@ -38,6 +52,8 @@ pub(crate) async fn run(
     };
     cx.log(match worked {
         Worked::Completed { backup } => format!("backup {backup} is sealed"),
+        Worked::HandedOver { lane } => format!("lane {lane} is handed over"),
+        Worked::NotNeeded { why } => format!("nothing to do: {why}"),
         Worked::PutOff { why, after } => format!("put off for {after:#}: {why}"),
         Worked::Failed { why } => format!("given up: {why}"),
     });

@@ -68,6 +68,7 @@ param publicAccess bool
 var settings = {
   FLEXKEEP_POLICY: policyPath
   FLEXKEEP_TICK: tick
+  FLEXKEEP_LANE_SECONDS: '480'
   FLEXKEEP_EVENTS: 'topic:${topicName},log'
   FLEXKEEP_VAULT: vaultUrl
   FLEXKEEP_BUS__fullyQualifiedNamespace: busHost

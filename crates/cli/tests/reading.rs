@@ -82,6 +82,7 @@ fn a_failed_run_is_listed_with_its_reason() {
         run: flexkeep_vault::RunId::new(started),
         server: "new-one".parse().unwrap(),
         request: None,
+        attempt: 1,
         started,
         host: "vm1".to_owned(),
         pid: 77,

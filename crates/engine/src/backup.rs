@@ -8,7 +8,9 @@ use std::sync::mpsc;
 
 use flexkeep_pg_copy::{self as pg, Connection};
 use flexkeep_vault::contents::Cut;
-use flexkeep_vault::manifest::{Loss, MANIFEST_FORMAT, Manifest, ObjectRef, Totals};
+use flexkeep_vault::manifest::{
+    DatabaseSummary, Loss, MANIFEST_FORMAT, Manifest, ObjectRef, Source, Totals,
+};
 use flexkeep_vault::store::Etag;
 use flexkeep_vault::{
     BackupId, ContentHash, RunId, RunRecord, RunState, ServerName, Vault, VaultError,
@@ -22,6 +24,7 @@ use crate::globals;
 use crate::options::BackupOptions;
 use crate::plan::LastCuts;
 use crate::progress::{Progress, Restart};
+use crate::relay;
 use crate::report::Reporter;
 use crate::session;
 use crate::source::{self, Database, ServerFacts};
@@ -30,7 +33,7 @@ use crate::turn::Turn;
 use crate::uploads::Uploads;
 
 /// Bytes of compressed chunks that may be on their way into the vault, for each lane.
-const UPLOAD_BYTES_PER_LANE: usize = 24 << 20;
+pub(crate) const UPLOAD_BYTES_PER_LANE: usize = 24 << 20;
 
 /// What everything in a run shares.
 pub(crate) struct Run<'a> {
@@ -100,6 +103,7 @@ fn back_up_locked(
     {
         return Ok(sealed);
     }
+    relay::refuse_live_relay(vault, &server, None, connection)?;
     let databases =
         source::databases(connection, facts.source.flexible_server, &options.exclude_databases)?;
     progress.phase("looking at the last backup");
@@ -142,7 +146,7 @@ fn back_up_locked(
     result
 }
 
-fn connect_options(options: &BackupOptions, progress: &Progress) -> pg::ConnectOptions {
+pub(crate) fn connect_options(options: &BackupOptions, progress: &Progress) -> pg::ConnectOptions {
     pg::ConnectOptions {
         stop: Some(progress.cancel_flag()),
         stall_timeout: options.stall_timeout,
@@ -153,7 +157,7 @@ fn connect_options(options: &BackupOptions, progress: &Progress) -> pg::ConnectO
 
 /// One backup of a server into a vault at a time. The lock is the connection's, on the source: it
 /// goes away with this process, however that ends.
-fn take_server_lock(
+pub(crate) fn take_server_lock(
     connection: &mut Connection,
     vault: &Vault,
     server: &ServerName,
@@ -179,15 +183,19 @@ fn take_server_lock(
 }
 
 /// What the last sealed backup of the server tells this one.
-struct LastBackup {
-    known: KnownChunks,
-    cuts: HashMap<String, LastCuts>,
+pub(crate) struct LastBackup {
+    pub(crate) known: KnownChunks,
+    pub(crate) cuts: HashMap<String, LastCuts>,
 }
 
 impl LastBackup {
     /// Chunks that the last backup names and that are there with the length it says. One that is
     /// missing or cut off is made anew.
-    fn read(vault: &Vault, server: &ServerName, progress: &Progress) -> Result<Self, BackupError> {
+    pub(crate) fn read(
+        vault: &Vault,
+        server: &ServerName,
+        progress: &Progress,
+    ) -> Result<Self, BackupError> {
         let mut last = Self { known: KnownChunks::default(), cuts: HashMap::new() };
         let Some(id) = vault.backups(server)?.pop() else { return Ok(last) };
         let manifest = match vault.manifest(&id) {
@@ -238,7 +246,8 @@ impl LastBackup {
 
 fn open_run(run: &Run<'_>, started: Timestamp) -> Result<(RunRecord, Etag), BackupError> {
     let vault = &run.tools.vault;
-    // This process has the server's lock, so whatever is there is of a process that died.
+    // This process has the server's lock and no lanes are at work, so whatever is there is of a
+    // process that died.
     for stale in vault.list_runs(&run.server)? {
         vault.remove_run(&run.server, &stale.run)?;
     }
@@ -246,6 +255,7 @@ fn open_run(run: &Run<'_>, started: Timestamp) -> Result<(RunRecord, Etag), Back
         run: run.id.clone(),
         server: run.server.clone(),
         request: run.options.request.as_ref().map(|request| request.id.clone()),
+        attempt: run.options.request.as_ref().map_or(1, |request| request.attempt),
         started,
         host: hostname(),
         pid: std::process::id(),
@@ -275,7 +285,7 @@ fn close_run(
     }
 }
 
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .unwrap_or_default()
@@ -283,11 +293,11 @@ fn hostname() -> String {
 
 /// All that the manifest will say.
 #[derive(Default)]
-struct Parts {
-    globals: Option<ObjectRef>,
-    databases: Vec<flexkeep_vault::manifest::DatabaseSummary>,
-    losses: Vec<Loss>,
-    notes: Vec<String>,
+pub(crate) struct Parts {
+    pub(crate) globals: Option<ObjectRef>,
+    pub(crate) databases: Vec<DatabaseSummary>,
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) notes: Vec<String>,
 }
 
 fn read_all(
@@ -413,26 +423,37 @@ fn dump_with_attempts(
 }
 
 fn seal(run: &Run<'_>, started: Timestamp, parts: Parts) -> Result<Manifest, BackupError> {
-    let vault = &run.tools.vault;
     run.tools.uploads.drain()?;
     run.tools.progress.phase("sealing");
+    seal_parts(&run.tools.vault, &run.server, run.options, &run.facts.source, started, parts)
+}
+
+/// Writes the manifest. Of several who do it for one request, all get the same one.
+pub(crate) fn seal_parts(
+    vault: &Vault,
+    server: &ServerName,
+    options: &BackupOptions,
+    source: &Source,
+    started: Timestamp,
+    parts: Parts,
+) -> Result<Manifest, BackupError> {
     let mut totals = Totals::default();
     for database in &parts.databases {
         totals += database.totals;
     }
-    let request = run.options.request.as_ref();
-    let mut id = BackupId::new(run.server.clone(), request.map_or(started, |request| request.at));
+    let request = options.request.as_ref();
+    let mut id = BackupId::new(server.clone(), request.map_or(started, |request| request.at));
     loop {
         let manifest = Manifest {
             format: MANIFEST_FORMAT,
             vault: vault.id().to_owned(),
             backup: id.to_string(),
-            server: run.server.to_string(),
-            tool: run.options.tool.clone(),
+            server: server.to_string(),
+            tool: options.tool.clone(),
             request: request.map(|request| request.id.clone()),
             started,
             sealed: Timestamp::now(),
-            source: run.facts.source.clone(),
+            source: source.clone(),
             globals: parts.globals.clone(),
             databases: parts.databases.clone(),
             losses: parts.losses.clone(),

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use flexkeep_pg_archive::{Compression, Toc, Version};
+use flexkeep_pg_copy as pg;
 use flexkeep_vault::contents::{self, EntryKind};
 use flexkeep_vault::manifest::{DatabaseSummary, Extension, Loss, Totals};
 use flexkeep_vault::store::PutMode;
-use flexkeep_vault::{ContentHash, ContentsWriter};
+use flexkeep_vault::{ContentHash, ContentsWriter, Vault};
 use serde::Serialize;
 
 use crate::backup::Run;
@@ -18,22 +19,33 @@ use crate::large_objects::Unreadable;
 use crate::order;
 use crate::outline;
 use crate::plan::{self, EntrySource, LastCuts, Plan, PlannedEntry};
+use crate::progress::Progress;
 use crate::session;
 use crate::snapshot::Leader;
-use crate::source::{self, Database};
+use crate::source::{self, Database, ServerFacts};
+use crate::tools::ClientTools;
 
 /// A database whose snapshot is taken and whose work is planned.
 pub(crate) struct Prepared {
     pub(crate) database: Database,
     pub(crate) attempt: u32,
-    leader: Leader,
-    encoding: String,
+    pub(crate) leader: Leader,
+    pub(crate) encoding: String,
     /// As it is stored.
-    toc: Vec<u8>,
-    plan: Plan,
-    extensions: Vec<Extension>,
-    losses: Vec<Loss>,
-    notes: Vec<String>,
+    pub(crate) toc: Vec<u8>,
+    pub(crate) plan: Plan,
+    pub(crate) extensions: Vec<Extension>,
+    pub(crate) losses: Vec<Loss>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// What planning needs to know.
+pub(crate) struct Planning<'a> {
+    pub(crate) target: &'a pg::Config,
+    pub(crate) client: &'a ClientTools,
+    pub(crate) facts: &'a ServerFacts,
+    pub(crate) progress: &'a Progress,
+    pub(crate) lanes: usize,
 }
 
 /// A database that is in the vault, but for the manifest.
@@ -50,20 +62,38 @@ pub(crate) fn prepare(
     attempt: u32,
     last: &LastCuts,
 ) -> Result<Prepared, BackupError> {
+    let leader = Leader::open(run.target, &database.name, &run.connect)?;
+    let planning = Planning {
+        target: run.target,
+        client: run.client,
+        facts: run.facts,
+        progress: &run.tools.progress,
+        lanes: run.options.lanes,
+    };
+    prepare_on(leader, &planning, database, attempt, last)
+}
+
+/// Makes the plan on a snapshot that is taken.
+pub(crate) fn prepare_on(
+    mut leader: Leader,
+    planning: &Planning<'_>,
+    database: &Database,
+    attempt: u32,
+    last: &LastCuts,
+) -> Result<Prepared, BackupError> {
     let name = &database.name;
-    let mut leader = Leader::open(run.target, name, &run.connect)?;
+    let &Planning { target, client, facts, progress, lanes } = planning;
     let encoding = database_encoding(&mut leader)?;
-    let (superuser, progress) = (run.facts.superuser, &run.tools.progress);
     let outline =
-        outline::take(run.client, run.target, superuser, &mut leader, &encoding, progress)?;
-    let mut plan = plan::plan(&outline.toc, &leader, last, run.options.lanes)?;
+        outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
+    let mut plan = plan::plan(&outline.toc, &leader, last, lanes)?;
     let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {
         Unreadable::ask(&mut leader.connection, name)?
     } else {
         Unreadable::default()
     };
     leave_out(&mut plan, &unreadable);
-    let losses = source::database_losses(&mut leader.connection, name, run.facts, &unreadable.0)?;
+    let losses = source::database_losses(&mut leader.connection, name, facts, &unreadable.0)?;
     let extensions = source::extensions(&mut leader.connection, name)?;
     let references = order::extension_references(&mut leader.connection, name)?;
     let notes =
@@ -147,7 +177,8 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
     let Prepared { database, attempt, leader, encoding, toc, plan, extensions, losses, notes } =
         prepared;
     let (snapshot_time, _) = (leader.time, leader.connection.close());
-    let (contents, mut totals) = write_contents(run, &plan.entries, done, &uploaded.lengths)?;
+    let vault = &run.tools.vault;
+    let (contents, mut totals) = write_contents(vault, &plan.entries, done, &uploaded.lengths)?;
     totals.new_chunks = uploaded.new_chunks;
     totals.new_stored_bytes = uploaded.new_bytes;
     let toc = run.tools.vault.put_meta(&toc)?;
@@ -161,6 +192,7 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
         contents,
         extensions,
         totals,
+        holders: Vec::new(),
     };
     Ok(Dumped { summary, losses, notes })
 }
@@ -219,8 +251,8 @@ fn read_data(
 
 /// Puts the slices into the order of the table of contents, and refuses to go on unless every one
 /// is there exactly once.
-fn write_contents(
-    run: &Run<'_>,
+pub(crate) fn write_contents(
+    vault: &Vault,
     entries: &[PlannedEntry],
     mut done: Vec<SliceDone>,
     lengths: &HashMap<ContentHash, u64>,
@@ -260,7 +292,7 @@ fn write_contents(
     if let Some(extra) = done.next() {
         return Err(missing_slice(&entries[extra.entry], extra.slice));
     }
-    Ok((writer.finish(&run.tools.vault)?, totals))
+    Ok((writer.finish(vault)?, totals))
 }
 
 fn missing_slice(entry: &PlannedEntry, slice: u64) -> BackupError {

@@ -82,6 +82,17 @@ pub enum BackupError {
         #[source]
         last: Box<BackupError>,
     },
+    /// Every snapshot of a database was lost, each because nobody held it any more or because it
+    /// was true no longer.
+    #[error("gave up database {database:?} after {attempts} snapshots were lost; the last: {reason}")]
+    SnapshotsLost {
+        /// The database.
+        database: String,
+        /// How many snapshots were taken.
+        attempts: u32,
+        /// What ended the last of them.
+        reason: String,
+    },
     /// The database was dropped or renamed before it could be read.
     #[error("database {0:?} is gone")]
     DatabaseGone(String),
@@ -108,6 +119,22 @@ pub enum BackupError {
     /// A chunk could not be stored; the upload itself says why.
     #[error("an upload failed")]
     UploadFailed,
+    /// The run that a lane works for was finished, given up or removed by somebody else.
+    #[error("the run is over")]
+    RunOver,
+    /// Another lane found that a snapshot is no longer held, or no longer true.
+    #[error("snapshot {attempt} of database {database:?} is of no use any more: {what}")]
+    SnapshotGivenUp {
+        /// The database.
+        database: String,
+        /// Which of its snapshots.
+        attempt: u32,
+        /// Why.
+        what: String,
+    },
+    /// The message that starts a lane's successor could not be sent.
+    #[error("cannot start the lane that is to go on")]
+    Successor(#[source] pg::BoxError),
     /// The caller asked for it.
     #[error("cancelled; nothing was sealed")]
     Cancelled,
@@ -186,9 +213,13 @@ impl BackupError {
         match self {
             Self::AnotherBackup { .. }
             | Self::AttemptsExhausted { .. }
+            | Self::SnapshotsLost { .. }
             | Self::Changed { .. }
             | Self::UploadFailed
             | Self::Cancelled
+            | Self::RunOver
+            | Self::SnapshotGivenUp { .. }
+            | Self::Successor(_)
             | Self::Internal(_) => true,
             Self::Connect { source, .. } | Self::Server { source, .. } => {
                 source.is_transient() || source.sqlstate().is_some_and(is_concurrent_change)
@@ -208,6 +239,15 @@ impl BackupError {
                 source.is_transient() || source.sqlstate().is_some_and(is_concurrent_change)
             }
             Self::Tool(ToolError::Stalled { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether a lane may try again at once, on another connection.
+    pub(crate) fn is_worth_another_look(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } | Self::Server { source, .. } => source.is_transient(),
+            Self::Vault(error) => error.is_transient(),
             _ => false,
         }
     }

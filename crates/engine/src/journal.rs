@@ -2,15 +2,16 @@
 //!
 //! One object an item, written when the last chunk that the item had to store is stored.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flexkeep_vault::contents::ChunkRef;
 use flexkeep_vault::store::PutMode;
-use flexkeep_vault::{RunId, ServerName, Vault, VaultError};
-use serde::Serialize;
+use flexkeep_vault::{ContentHash, RunId, ServerName, Vault, VaultError};
+use serde::{Deserialize, Serialize};
 
 /// One slice, done.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SliceDone {
     /// Index of the entry in the plan.
     pub(crate) entry: usize,
@@ -31,18 +32,30 @@ pub(crate) struct JournalPlace {
     pub(crate) folder: String,
 }
 
+/// What became of an item's chunks on their way into the vault.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// Chunks that were stored, and their bytes.
+    pub(crate) new_chunks: u64,
+    pub(crate) new_bytes: u64,
+    /// Chunks that somebody else stored first, with another length.
+    pub(crate) lengths: HashMap<ContentHash, u64>,
+}
+
 /// The journal of one item. Every chunk on its way holds one reference, the lane another; who
-/// lets go last writes.
+/// lets go last writes, unless the lane writes it itself.
 #[derive(Debug)]
 pub(crate) struct ItemJournal {
-    place: JournalPlace,
+    /// `None` where the lane writes.
+    place: Option<JournalPlace>,
     item: usize,
     done: Mutex<Option<Vec<SliceDone>>>,
+    tally: Mutex<Tally>,
 }
 
 impl ItemJournal {
-    pub(crate) fn open(place: JournalPlace, item: usize) -> Arc<Self> {
-        Arc::new(Self { place, item, done: Mutex::new(None) })
+    pub(crate) fn open(place: Option<JournalPlace>, item: usize) -> Arc<Self> {
+        Arc::new(Self { place, item, done: Mutex::new(None), tally: Mutex::default() })
     }
 
     /// Says that the lane is done with the item; what it did is written as soon as the last chunk
@@ -59,12 +72,30 @@ impl ItemJournal {
     /// Lets go of one reference.
     pub(crate) fn release(this: Arc<Self>, vault: &Vault) -> Result<(), VaultError> {
         let Some(last) = Arc::into_inner(this) else { return Ok(()) };
+        let Some(place) = last.place else { return Ok(()) };
         let Some(done) = last.done.into_inner().unwrap_or_else(PoisonError::into_inner) else {
             return Ok(());
         };
         let text = serde_json::to_vec(&done).expect("numbers and hashes are always JSON");
-        let name = format!("{}/item-{:06}.json", last.place.folder, last.item);
-        vault.put_run_object(&last.place.server, &last.place.run, &name, &text, PutMode::Create)?;
+        let name = format!("{}/item-{:06}.json", place.folder, last.item);
+        vault.put_run_object(&place.server, &place.run, &name, &text, PutMode::Create)?;
         Ok(())
+    }
+
+    /// Counts a chunk that was stored.
+    pub(crate) fn stored(&self, bytes: u64) {
+        let mut tally = self.tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.new_chunks += 1;
+        tally.new_bytes += bytes;
+    }
+
+    /// Notes the length of a chunk that somebody else stored first.
+    pub(crate) fn found(&self, hash: ContentHash, bytes: u64) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).lengths.insert(hash, bytes);
+    }
+
+    /// What became of the chunks so far.
+    pub(crate) fn take_tally(&self) -> Tally {
+        std::mem::take(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

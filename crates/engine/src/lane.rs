@@ -1,7 +1,7 @@
 //! A lane: one connection, one snapshot, item after item.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use flexkeep_pg_copy::{self as pg, Connection, CopyError};
 
@@ -13,12 +13,17 @@ use crate::plan::{EntrySource, Item, Part, PlannedEntry};
 use crate::session;
 use crate::turn::Turn;
 
-/// The work of one attempt at one database, shared among its lanes.
-pub(crate) struct Work<'a> {
+/// What is read, and where it goes.
+pub(crate) struct Reading<'a> {
     pub(crate) database: &'a str,
     pub(crate) entries: &'a [PlannedEntry],
     pub(crate) tools: &'a ChunkTools,
-    pub(crate) place: JournalPlace,
+}
+
+/// The work of one attempt at one database, shared among its lanes.
+pub(crate) struct Work<'a> {
+    reading: Reading<'a>,
+    place: JournalPlace,
     turn: &'a Turn,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -46,7 +51,8 @@ impl<'a> Work<'a> {
     ) -> Self {
         let queue = Queue { items, ..Queue::default() };
         let (queue, changed) = (Mutex::new(queue), Condvar::new());
-        Self { database, entries, tools, place, turn, queue, changed }
+        let reading = Reading { database, entries, tools };
+        Self { reading, place, turn, queue, changed }
     }
 
     /// The slices that were done, or why not all were.
@@ -72,7 +78,7 @@ impl<'a> Work<'a> {
     fn take(&self, queue: &mut Queue) -> Option<Item> {
         let item = queue.items.pop_front();
         if queue.items.is_empty() {
-            self.turn.pass(self.database);
+            self.turn.pass(self.reading.database);
         }
         item
     }
@@ -139,7 +145,7 @@ enum Locks {
 
 /// Works on the leader's own connection until nothing is left.
 pub(crate) fn lead(connection: &mut Connection, work: &Work<'_>) {
-    let result = Chunker::new(work.tools).map_err(encode_failed).and_then(|mut chunker| {
+    let result = Chunker::new(work.reading.tools).map_err(encode_failed).and_then(|mut chunker| {
         while let Some(item) = work.next_for_leader() {
             if let Some(item) = do_item(connection, work, &mut chunker, item, Locks::Held)? {
                 return Err(BackupError::Internal(format!("item {} came back", item.id)));
@@ -159,14 +165,14 @@ pub(crate) fn help(
     snapshot: &str,
     work: &Work<'_>,
 ) {
-    let adopt = || adopt(target, options, snapshot, work.database);
+    let adopt = || adopt(target, options, snapshot, work.reading.database);
     match adopt().and_then(|connection| help_on(connection, work, &adopt)) {
         Ok(()) => {}
         // The server has no place for one more: fewer lanes do it too.
         Err(BackupError::Connect { source, .. }) if source.sqlstate() == Some("53300") => {
-            work.tools.progress.message(format!(
+            work.reading.tools.progress.message(format!(
                 "database {:?}: the server has no connection left for another lane; going on with fewer",
-                work.database
+                work.reading.database
             ));
         }
         Err(error) => work.fail(error),
@@ -196,7 +202,7 @@ fn help_on(
     work: &Work<'_>,
     adopt: &dyn Fn() -> Result<Connection, BackupError>,
 ) -> Result<(), BackupError> {
-    let mut chunker = Chunker::new(work.tools).map_err(encode_failed)?;
+    let mut chunker = Chunker::new(work.reading.tools).map_err(encode_failed)?;
     while let Some(item) = work.next() {
         match do_item(&mut connection, work, &mut chunker, item.clone(), Locks::Taken) {
             Ok(None) => {}
@@ -234,11 +240,25 @@ fn do_item(
 ) -> Result<Option<Item>, BackupError> {
     let mut parts = std::mem::take(&mut item.parts);
     if locks == Locks::Taken {
-        let (locked, refused) = lock_parts(connection, work, parts)?;
+        let (locked, refused) = lock_parts(connection, &work.reading, parts)?;
         parts = locked;
         item.parts = refused;
     }
-    let journal = ItemJournal::open(work.place.clone(), journal_id(&item, locks));
+    let journal = ItemJournal::open(Some(work.place.clone()), journal_id(&item, locks));
+    let done = read_parts(connection, &work.reading, chunker, &parts, &journal)?;
+    ItemJournal::complete(journal, done.clone(), &work.reading.tools.vault)?;
+    work.finish_item(done);
+    Ok((!item.parts.is_empty()).then_some(item))
+}
+
+/// Reads parts whose tables are locked, and sends their chunks off.
+pub(crate) fn read_parts(
+    connection: &mut Connection,
+    reading: &Reading<'_>,
+    chunker: &mut Chunker<'_>,
+    parts: &[Part],
+    journal: &Arc<ItemJournal>,
+) -> Result<Vec<SliceDone>, BackupError> {
     let steps: Vec<Step> = parts
         .iter()
         .flat_map(|&part| {
@@ -249,15 +269,15 @@ fn do_item(
     let mut done = Vec::with_capacity(steps.len());
     let mut sent = 0;
     for (index, step) in steps.iter().enumerate() {
-        let entry = &work.entries[step.part.entry];
+        let entry = &reading.entries[step.part.entry];
         // While one answer is read, the server has the next command already.
-        while sent < steps.len().min(index + 2) && is_table(work, &steps[sent]) {
-            send(connection, work, &steps[sent])?;
+        while sent < steps.len().min(index + 2) && is_table(reading, &steps[sent]) {
+            send(connection, reading, &steps[sent])?;
             sent += 1;
         }
         let result = match &entry.source {
             EntrySource::Table { .. } => {
-                let mut rows = chunker.rows(entry.chunk_bytes(), entry.slice_bytes, &journal);
+                let mut rows = chunker.rows(entry.chunk_bytes(), entry.slice_bytes, journal);
                 connection
                     .read_copy_out(&mut rows)
                     .and_then(|_| rows.finish().map_err(CopyError::Sink))
@@ -265,19 +285,17 @@ fn do_item(
             EntrySource::LargeObjects { oids } => {
                 sent = sent.max(index + 1);
                 let oids = objects_of_slice(entry, oids, step.slice);
-                work.tools.progress.done(entry.slice_bytes);
-                large_objects::read_slice(connection, chunker, oids, &journal)
+                reading.tools.progress.done(entry.slice_bytes);
+                large_objects::read_slice(connection, chunker, oids, journal)
             }
         };
-        let (rows, chunks) = result.map_err(|error| slice_failed(work, entry, error))?;
+        let (rows, chunks) = result.map_err(|error| slice_failed(reading, entry, error))?;
         done.push(SliceDone { entry: step.part.entry, slice: step.slice, rows, chunks });
         if step.slice + 1 == entry.slices {
-            work.tools.progress.object_done();
+            reading.tools.progress.object_done();
         }
     }
-    ItemJournal::complete(journal, done.clone(), &work.tools.vault)?;
-    work.finish_item(done);
-    Ok((!item.parts.is_empty()).then_some(item))
+    Ok(done)
 }
 
 /// An item of which a part went back to the leader is journaled twice, under two names.
@@ -286,15 +304,15 @@ fn journal_id(item: &Item, locks: Locks) -> usize {
 }
 
 /// Large objects take several statements a slice, with nothing else under way.
-fn is_table(work: &Work<'_>, step: &Step) -> bool {
-    matches!(work.entries[step.part.entry].source, EntrySource::Table { .. })
+fn is_table(reading: &Reading<'_>, step: &Step) -> bool {
+    matches!(reading.entries[step.part.entry].source, EntrySource::Table { .. })
 }
 
-fn send(connection: &mut Connection, work: &Work<'_>, step: &Step) -> Result<(), BackupError> {
-    let entry = &work.entries[step.part.entry];
+fn send(connection: &mut Connection, reading: &Reading<'_>, step: &Step) -> Result<(), BackupError> {
+    let entry = &reading.entries[step.part.entry];
     connection
         .send_query(entry.copy_sql(step.slice))
-        .map_err(|source| session::failed(&reading(entry), work.database, source))
+        .map_err(|source| session::failed(&doing(entry), reading.database, source))
 }
 
 fn objects_of_slice<'e>(entry: &PlannedEntry, oids: &'e [u32], slice: u64) -> &'e [u32] {
@@ -308,19 +326,19 @@ fn objects_of_slice<'e>(entry: &PlannedEntry, oids: &'e [u32], slice: u64) -> &'
 /// refused only when someone stands in line for an exclusive one.
 fn lock_parts(
     connection: &mut Connection,
-    work: &Work<'_>,
+    reading: &Reading<'_>,
     parts: Vec<Part>,
 ) -> Result<(Vec<Part>, Vec<Part>), BackupError> {
-    let mut tables: Vec<&[u8]> = parts.iter().filter_map(|part| relation(work, part)).collect();
+    let mut tables: Vec<&[u8]> = parts.iter().filter_map(|part| relation(reading, part)).collect();
     tables.dedup();
-    if tables.is_empty() || try_lock(connection, work, &tables)? {
+    if tables.is_empty() || try_lock(connection, reading, &tables)? {
         return Ok((parts, Vec::new()));
     }
     let mut locked = Vec::new();
     let mut refused = Vec::new();
     for part in parts {
-        let free = match relation(work, &part) {
-            Some(table) => try_lock(connection, work, &[table])?,
+        let free = match relation(reading, &part) {
+            Some(table) => try_lock(connection, reading, &[table])?,
             None => true,
         };
         if free { locked.push(part) } else { refused.push(part) }
@@ -328,8 +346,8 @@ fn lock_parts(
     Ok((locked, refused))
 }
 
-fn relation<'w>(work: &'w Work<'_>, part: &Part) -> Option<&'w [u8]> {
-    match &work.entries[part.entry].source {
+fn relation<'w>(reading: &'w Reading<'_>, part: &Part) -> Option<&'w [u8]> {
+    match &reading.entries[part.entry].source {
         EntrySource::Table { relation, .. } => Some(relation),
         EntrySource::LargeObjects { .. } => None,
     }
@@ -337,7 +355,7 @@ fn relation<'w>(work: &'w Work<'_>, part: &Part) -> Option<&'w [u8]> {
 
 fn try_lock(
     connection: &mut Connection,
-    work: &Work<'_>,
+    reading: &Reading<'_>,
     tables: &[&[u8]],
 ) -> Result<bool, BackupError> {
     let mut sql = b"SAVEPOINT flexkeep; LOCK TABLE ONLY ".to_vec();
@@ -347,14 +365,14 @@ fn try_lock(
         Ok(()) => Ok(true),
         Err(error) if error.sqlstate() == Some("55P03") => {
             let undo = "ROLLBACK TO SAVEPOINT flexkeep; RELEASE SAVEPOINT flexkeep";
-            session::run(connection, work.database, "giving a lock back", undo)?;
+            session::run(connection, reading.database, "giving a lock back", undo)?;
             Ok(false)
         }
-        Err(source) => Err(session::failed("locking a table", work.database, source)),
+        Err(source) => Err(session::failed("locking a table", reading.database, source)),
     }
 }
 
-fn reading(entry: &PlannedEntry) -> String {
+fn doing(entry: &PlannedEntry) -> String {
     match &entry.source {
         EntrySource::Table { relation, .. } => {
             format!("reading table {}", session::lossy(relation))
@@ -364,13 +382,13 @@ fn reading(entry: &PlannedEntry) -> String {
 }
 
 fn slice_failed(
-    work: &Work<'_>,
+    reading: &Reading<'_>,
     entry: &PlannedEntry,
     error: CopyError<ChunkError>,
 ) -> BackupError {
     match error {
-        CopyError::Connection(source) => session::failed(&reading(entry), work.database, source),
-        CopyError::Sink(error) => chunk_failed(&reading(entry), error),
+        CopyError::Connection(source) => session::failed(&doing(entry), reading.database, source),
+        CopyError::Sink(error) => chunk_failed(&doing(entry), error),
     }
 }
 

@@ -14,6 +14,7 @@ mod error;
 mod export;
 mod globals;
 mod journal;
+mod json;
 mod lane;
 mod large_objects;
 mod options;
@@ -21,6 +22,7 @@ mod order;
 mod outline;
 mod plan;
 mod progress;
+mod relay;
 mod report;
 mod restore;
 mod roles;
@@ -38,6 +40,9 @@ pub use error::{BackupError, ToolError, chain};
 pub use export::{DamagedObject, ExportError, ExportReport, ExportedFile, export};
 pub use options::{BackupOptions, DEFAULT_LEVEL, ExportOptions, Request, RolesFor};
 pub use progress::{Progress, ProgressReading, Restart};
+pub use relay::{
+    Begun, Lane, LaneEnd, LaneOptions, LaneSign, Sighting, Successors, begin, lane_signs, run_lane,
+};
 pub use report::{PROGRESS_EVERY, RunProgress, run_progress};
 pub use restore::{
     DatabaseAction, DatabaseChoice, DatabasePlan, DatabaseReport, Existing, ObjectFailure,

@@ -42,6 +42,8 @@ pub struct Request {
     /// A backup with an id of before is not this request's. Earlier than `at` for a request that may
     /// have been made more than once.
     pub since: Timestamp,
+    /// Which try this is, from 1: a run that an earlier try gave up is begun anew.
+    pub attempt: u32,
 }
 
 /// The zstd level whose speed and size were measured best for COPY text

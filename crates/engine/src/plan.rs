@@ -15,8 +15,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use flexkeep_pg_archive::{Entry, Toc, copy_statement};
 use flexkeep_vault::contents::{Cut, EntryKind};
+use serde::{Deserialize, Serialize};
 
 use crate::error::BackupError;
+use crate::json;
 use crate::session;
 use crate::snapshot::{Leader, TableFacts};
 
@@ -54,9 +56,10 @@ const LARGEST_ITEM_BYTES: u64 = 64 << 20;
 const MOST_SLICES_PER_ITEM: u64 = 200;
 
 /// One archive entry with data, and how it is read.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PlannedEntry {
     pub(crate) dump_id: i32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) schema: Option<String>,
     pub(crate) name: String,
     pub(crate) oid: u32,
@@ -68,17 +71,22 @@ pub(crate) struct PlannedEntry {
 }
 
 /// Where an entry's data comes from.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum EntrySource {
     Table {
         /// Qualified and quoted.
+        #[serde(with = "json::bytes")]
         relation: Vec<u8>,
         /// The column list as in a SELECT, empty when there is no column to dump.
+        #[serde(with = "json::bytes")]
         columns: Vec<u8>,
         /// `WHERE ...` of an extension's configuration table, or empty.
+        #[serde(with = "json::bytes")]
         condition: Vec<u8>,
     },
     LargeObjects {
+        #[serde(with = "json::ascending")]
         oids: Vec<u32>,
     },
 }
@@ -139,7 +147,7 @@ impl PlannedEntry {
 }
 
 /// Neighbouring slices of one entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) entry: usize,
     pub(crate) first_slice: u64,
@@ -147,7 +155,7 @@ pub(crate) struct Part {
 }
 
 /// What a lane takes at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Item {
     pub(crate) id: usize,
     pub(crate) parts: Vec<Part>,

@@ -68,6 +68,11 @@ impl Leader {
     ) -> Result<Self, BackupError> {
         let mut connection = session::connect(target, database, options)?;
         session::prepare(&mut connection, database)?;
+        Self::on(connection, database)
+    }
+
+    /// The same on a connection that was prepared and is not in a transaction.
+    pub(crate) fn on(mut connection: Connection, database: &str) -> Result<Self, BackupError> {
         refuse_unreadable(&mut connection, database)?;
         let room = LockRoom::ask(&mut connection, database)?;
         let mut locked = lock_all(&mut connection, database, &room)?;
@@ -98,7 +103,7 @@ impl Leader {
             tables: HashMap::new(),
             room,
         };
-        leader.refuse_swapped_files()?;
+        refuse_swapped(&mut leader.connection, database, None)?;
         leader.read_tables()?;
         Ok(leader)
     }
@@ -106,30 +111,6 @@ impl Leader {
     /// What to say when the server has no room for the locks of pg_dump.
     pub(crate) fn lock_table_full(&self) -> BackupError {
         self.room.full(&self.database, self.tables.len() as u64)
-    }
-
-    /// The guard against TRUNCATE and rewrites between listing, lock and snapshot.
-    /// `pg_relation_filenode` looks at the newest catalog, the query itself at the snapshot's.
-    fn refuse_swapped_files(&mut self) -> Result<(), BackupError> {
-        let sql = format!(
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE {LOCKABLE} AND c.relfilenode <> 0 \
-             AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid) \
-             ORDER BY 1"
-        );
-        let swapped = session::rows(
-            &mut self.connection,
-            &self.database,
-            "checking the locked tables",
-            &sql,
-        )?;
-        if swapped.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<String> =
-            swapped.iter().filter_map(|row| row.get_bytes(0)).take(5).map(session::lossy).collect();
-        Err(BackupError::Changed { database: self.database.clone(), what: names.join(", ") })
     }
 
     fn read_tables(&mut self) -> Result<(), BackupError> {
@@ -164,6 +145,35 @@ impl Leader {
         self.tables = tables;
         broken.map_or(Ok(()), Err)
     }
+}
+
+/// The guard against TRUNCATE, rewrites, and drops between listing, lock and snapshot, for all
+/// tables or for those with the oids of `only`. `pg_relation_filenode` and `to_regclass` look at
+/// the newest catalog, the query itself at the snapshot's. To be asked with the locks held.
+pub(crate) fn refuse_swapped(
+    connection: &mut Connection,
+    database: &str,
+    only: Option<&[u32]>,
+) -> Result<(), BackupError> {
+    let only = only.map_or_else(String::new, |oids| {
+        let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
+        format!(" AND c.oid = ANY ('{{{}}}'::pg_catalog.oid[])", oids.join(","))
+    });
+    let sql = format!(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE {LOCKABLE}{only} AND (c.relfilenode <> 0 \
+         AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid) \
+         OR c.oid IS DISTINCT FROM pg_catalog.to_regclass(\
+           pg_catalog.format('%I.%I', n.nspname, c.relname))) ORDER BY 1"
+    );
+    let swapped = session::rows(connection, database, "checking the locked tables", &sql)?;
+    if swapped.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> =
+        swapped.iter().filter_map(|row| row.get_bytes(0)).take(5).map(session::lossy).collect();
+    Err(BackupError::Changed { database: database.to_owned(), what: names.join(", ") })
 }
 
 fn table_facts(row: &pg::Row, query: &str) -> Result<(u32, TableFacts), BackupError> {

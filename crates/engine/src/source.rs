@@ -2,6 +2,7 @@
 
 use flexkeep_pg_copy::{self as pg, Connection};
 use flexkeep_vault::manifest::{Extension, Loss, Source};
+use serde::{Deserialize, Serialize};
 
 use crate::error::BackupError;
 use crate::session::{self, number, text};
@@ -16,7 +17,7 @@ const OBJECTS_NAMED: usize = 100;
 const NOT_PERMITTED: &str = "42501";
 
 /// A connected server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ServerFacts {
     pub(crate) source: Source,
     /// Whether the current role is a superuser.
@@ -96,7 +97,7 @@ pub(crate) struct Databases {
 }
 
 /// A database to dump.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Database {
     pub(crate) name: String,
     pub(crate) oid: u32,

@@ -9,7 +9,7 @@
 //! wait for all of it at its end, and a folder's file system does not gather a gigabyte of changes
 //! (docs/performance.md has what that costs).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -32,15 +32,22 @@ struct Job {
     /// The vault holds a damaged object of this name.
     replace: bool,
     journal: Arc<ItemJournal>,
+    /// Its place in the order in which chunks were handed over.
+    number: u64,
 }
 
 #[derive(Default)]
 struct State {
-    waiting: Vec<Job>,
+    waiting: VecDeque<Job>,
+    /// How many were handed over so far, and which of them are not written yet.
+    submitted: u64,
+    unwritten: BTreeSet<u64>,
     /// Bytes of jobs that wait or are being written.
     bytes: usize,
     jobs: usize,
     failure: Option<VaultError>,
+    /// There was a failure, whether or not somebody has taken it since.
+    failed: bool,
     closed: bool,
     /// Buffers to be used again.
     spare: Vec<Vec<u8>>,
@@ -133,10 +140,41 @@ impl Uploads {
         }
         state.bytes += object.len();
         state.jobs += 1;
-        state.waiting.push(Job { hash, object, replace, journal: Arc::clone(journal) });
+        let number = state.submitted;
+        state.submitted += 1;
+        state.unwritten.insert(number);
+        state.waiting.push_back(Job { hash, object, replace, journal: Arc::clone(journal), number });
         drop(state);
         shared.changed.notify_all();
         Ok(())
+    }
+
+    /// A mark behind everything that was handed over so far.
+    pub(crate) fn mark(&self) -> u64 {
+        self.shared.lock().submitted
+    }
+
+    /// Whether everything before `mark` is written.
+    pub(crate) fn has_passed(&self, mark: u64) -> bool {
+        self.shared.lock().unwritten.first().is_none_or(|&first| first >= mark)
+    }
+
+    /// Waits until something more is written or `limit` has passed; an upload that has failed
+    /// stays failed.
+    pub(crate) fn wait_for_some(&self, limit: Duration) -> Result<(), UploadFailed> {
+        let state = self.shared.lock();
+        let state = if state.failure.is_none() && state.jobs > 0 {
+            let waited = self.shared.changed.wait_timeout(state, limit);
+            waited.unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            state
+        };
+        if state.failed { Err(UploadFailed) } else { Ok(()) }
+    }
+
+    /// Whether an upload has failed: what was handed over may never be written.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.shared.lock().failed
     }
 
     /// Waits until all that was handed over is written.
@@ -205,7 +243,7 @@ impl Shared {
         loop {
             let mut state = self.lock();
             let job = loop {
-                if let Some(job) = state.waiting.pop() {
+                if let Some(job) = state.waiting.pop_front() {
                     break job;
                 }
                 if state.closed {
@@ -221,7 +259,7 @@ impl Shared {
     }
 
     fn write(&self, job: Job) {
-        let Job { hash, mut object, replace, journal } = job;
+        let Job { hash, mut object, replace, journal, number } = job;
         let bytes = object.len();
         let put = if replace {
             self.vault.replace_chunk(&hash, &object).map(|()| None)
@@ -231,10 +269,18 @@ impl Shared {
                 Put::AlreadyThere { stored_bytes } => Some(stored_bytes),
             })
         };
+        match &put {
+            Ok(None) => journal.stored(bytes as u64),
+            Ok(Some(length)) => journal.found(hash, *length),
+            Err(_) => {}
+        }
         let put = put.and_then(|other| ItemJournal::release(journal, &self.vault).map(|()| other));
         let mut state = self.lock();
         state.bytes -= bytes;
         state.jobs -= 1;
+        if put.is_ok() {
+            state.unwritten.remove(&number);
+        }
         match put {
             Ok(None) => {
                 state.new_chunks += 1;
@@ -245,6 +291,7 @@ impl Shared {
                 state.lengths.insert(hash, length);
             }
             Err(error) => {
+                state.failed = true;
                 state.failure.get_or_insert(error);
                 state.waiting.clear();
             }

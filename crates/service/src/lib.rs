@@ -12,6 +12,8 @@
 
 mod error;
 mod events;
+mod lane;
+mod lane_message;
 mod message;
 mod record;
 mod service;
@@ -21,6 +23,7 @@ mod tick;
 mod work;
 
 pub use error::ServiceError;
+pub use lane_message::LaneMessage;
 pub use message::{BackupMessage, BadMessage, MESSAGE_VERSION, Reason};
 pub use record::{Fate, RequestNote};
 pub use service::{Service, ServiceOptions};

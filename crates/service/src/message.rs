@@ -2,6 +2,7 @@
 
 use flexkeep_vault::ServerName;
 use jiff::{SignedDuration, Timestamp};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The version of the message that this program writes, and the only one that it understands.
@@ -54,6 +55,9 @@ pub struct BackupMessage {
     /// How often in a row it found something in its way, such as another backup of the server.
     #[serde(default)]
     pub waits: u32,
+    /// How often it found its lanes at work.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub looks: u32,
     /// Whether the beginning of this try was told already.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub told: bool,
@@ -73,6 +77,10 @@ pub enum Reason {
     /// A person or a program.
     #[default]
     Manual,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn one() -> u32 {
@@ -122,6 +130,7 @@ impl BackupMessage {
             reason: if catch_up { Reason::CatchUp } else { Reason::Schedule },
             attempt: 1,
             waits: 0,
+            looks: 0,
             told: false,
             last_error: None,
         }
@@ -138,6 +147,7 @@ impl BackupMessage {
             reason: Reason::Manual,
             attempt: 1,
             waits: 0,
+            looks: 0,
             told: false,
             last_error: None,
         };
@@ -147,31 +157,10 @@ impl BackupMessage {
     /// Reads a message's body. What it says must be right to the letter: a field that is not
     /// known may be one that matters.
     pub fn parse(body: &[u8], now: Timestamp) -> Result<Self, BadMessage> {
-        if body.len() > MAX_BODY_BYTES {
-            return Err(BadMessage::TooLong(body.len()));
-        }
-        let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
-            let place = format!("line {}, column {}", error.line(), error.column());
-            BadMessage::NotARequest(format!("it is not JSON ({place})"))
-        })?;
-        let Some(object) = value.as_object() else {
-            return Err(BadMessage::NotARequest("it is JSON, but not an object".to_owned()));
-        };
-        match object.get("version") {
-            Some(version) if version.as_u64() == Some(MESSAGE_VERSION) => {}
-            Some(version) => {
-                let found =
-                    if version.is_number() { version.to_string() } else { "of text".into() };
-                return Err(BadMessage::Version { found });
-            }
-            None => return Err(BadMessage::NotARequest("it has no \"version\"".to_owned())),
-        }
-        let message: Self = serde_json::from_value(value)
-            .map_err(|error| BadMessage::NotARequest(without_values(&error.to_string())))?;
-        message.checked(now)
+        parse_versioned::<Self>(body)?.checked(now)
     }
 
-    fn checked(self, now: Timestamp) -> Result<Self, BadMessage> {
+    pub(crate) fn checked(self, now: Timestamp) -> Result<Self, BadMessage> {
         if !is_request_id(&self.request, &self.server) {
             return Err(BadMessage::RequestId);
         }
@@ -203,6 +192,9 @@ impl BackupMessage {
         if self.waits > 0 {
             id.push_str(&format!("~w{}", self.waits));
         }
+        if self.looks > 0 {
+            id.push_str(&format!("~l{}", self.looks));
+        }
         id
     }
 
@@ -211,6 +203,7 @@ impl BackupMessage {
         let next = Self {
             attempt: self.attempt.saturating_add(1),
             waits: 0,
+            looks: 0,
             told: false,
             last_error: Some(cut(why)),
             ..self.clone()
@@ -228,6 +221,37 @@ impl BackupMessage {
         let seconds = 5_i64.saturating_mul(2_i64.saturating_pow(self.waits.min(10)));
         (next, SignedDuration::from_secs(seconds).min(MAX_WAIT_DELAY))
     }
+
+    /// The same try, later: its lanes are at work. How often that is does not count.
+    pub(crate) fn next_look_at_work(&self) -> (Self, SignedDuration) {
+        let looks = Self { waits: self.looks, ..self.clone() };
+        let (_, after) = looks.next_look(true);
+        (Self { looks: self.looks.saturating_add(1), told: true, ..self.clone() }, after)
+    }
+}
+
+/// Reads a body that has a version. No error repeats a value.
+pub(crate) fn parse_versioned<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadMessage> {
+    if body.len() > MAX_BODY_BYTES {
+        return Err(BadMessage::TooLong(body.len()));
+    }
+    let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        BadMessage::NotARequest(format!("it is not JSON ({place})"))
+    })?;
+    let Some(object) = value.as_object() else {
+        return Err(BadMessage::NotARequest("it is JSON, but not an object".to_owned()));
+    };
+    match object.get("version") {
+        Some(version) if version.as_u64() == Some(MESSAGE_VERSION) => {}
+        Some(version) => {
+            let found = if version.is_number() { version.to_string() } else { "of text".into() };
+            return Err(BadMessage::Version { found });
+        }
+        None => return Err(BadMessage::NotARequest("it has no \"version\"".to_owned())),
+    }
+    serde_json::from_value(value)
+        .map_err(|error| BadMessage::NotARequest(without_values(&error.to_string())))
 }
 
 /// Whether a text can be the id of a request for a server: no two servers share one.

@@ -97,6 +97,14 @@ impl Record {
         if let Fate::PutOff { why, .. } | Fate::Failed { why } = &mut note.fate {
             *why = cut(why);
         }
+        // A lane may put its request off while another one has sealed the backup.
+        if matches!(note.fate, Fate::PutOff { .. })
+            && self.note_of(&note.request).is_some_and(|known| {
+                matches!(known.fate, Fate::Sealed { .. })
+            })
+        {
+            return;
+        }
         self.requests.retain(|known| known.request != note.request);
         if self.requests.len() >= MAX_NOTES {
             self.requests.remove(0);

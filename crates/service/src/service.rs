@@ -8,6 +8,7 @@ use flexkeep_bus::{Bus, CloudEvent, EventSink, Message};
 use flexkeep_policy::{Env, Policy};
 use flexkeep_vault::{RemoteStores, Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 
 use crate::error::ServiceError;
 use crate::events::Events;
@@ -27,6 +28,10 @@ pub struct ServiceOptions {
     pub env: Arc<dyn Env + Send + Sync>,
     /// The queue of backup messages.
     pub queue: String,
+    /// The queue of the messages that start lanes.
+    pub lanes: String,
+    /// How long a lane works before it sends its successor.
+    pub lane_budget: Duration,
     /// Where messages go.
     pub bus: Arc<dyn Bus>,
     /// Where events go.
@@ -80,13 +85,24 @@ impl Service {
         message: &BackupMessage,
         after: Option<SignedDuration>,
     ) -> Result<(), ServiceError> {
+        self.send_to(&self.options.queue, id, message, message.server.as_str(), after).await
+    }
+
+    /// Sends what has a JSON form to a queue.
+    pub(crate) async fn send_to<T: Serialize + Sync>(
+        &self,
+        queue: &str,
+        id: &str,
+        message: &T,
+        subject: &str,
+        after: Option<SignedDuration>,
+    ) -> Result<(), ServiceError> {
         let failed = |source| ServiceError::Send { what: format!("message {id}"), source };
-        let mut queued =
-            Message::json(id, message).map_err(failed)?.with_subject(message.server.to_string());
+        let mut queued = Message::json(id, message).map_err(failed)?.with_subject(subject);
         if let Some(after) = after {
             queued = queued.with_deliver_at(Timestamp::now() + after);
         }
-        self.options.bus.send(&self.options.queue, &queued).await.map_err(failed)
+        self.options.bus.send(queue, &queued).await.map_err(failed)
     }
 
     /// Tells an event, with a few tries.

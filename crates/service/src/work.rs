@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flexkeep_engine::{BackupError, BackupOptions, Progress, Request, chain};
+use flexkeep_engine::{
+    BackupError, BackupOptions, Begun, Lane, LaneOptions, Progress, Request, chain,
+};
 use flexkeep_policy::{Outcome, Policy, ServerPolicy};
 use flexkeep_vault::manifest::Manifest;
 use flexkeep_vault::{Vault, VaultError};
@@ -11,7 +13,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::error::ServiceError;
 use crate::events::Events;
-use crate::message::BackupMessage;
+use crate::lane_message::LaneMessage;
+use crate::message::{BackupMessage, BadMessage};
 use crate::record::{Fate, Record, RequestNote};
 use crate::service::{Service, blocking};
 use crate::target::target;
@@ -59,6 +62,16 @@ pub enum Worked {
         /// The backup.
         backup: String,
     },
+    /// A lane's time is up; its successor goes on.
+    HandedOver {
+        /// Which lane.
+        lane: u32,
+    },
+    /// There is nothing to do any more: others did it, or are at it.
+    NotNeeded {
+        /// Why.
+        why: String,
+    },
     /// A later message goes on.
     PutOff {
         /// Why.
@@ -74,11 +87,13 @@ pub enum Worked {
 }
 
 /// Why there is no backup yet.
-enum Setback {
+pub(crate) enum Setback {
     /// Something that passes by itself.
     Passing(String),
     /// Something in the way that is no failure.
     Busy(String),
+    /// Its own lanes are at work.
+    AtWork(String),
     /// Another backup of the server, found after the beginning of this one was told.
     Occupied(String),
     /// Something that a human must mend.
@@ -86,13 +101,21 @@ enum Setback {
 }
 
 /// A request with all that its work needs.
-struct Job {
-    message: BackupMessage,
-    server: ServerPolicy,
-    vault: Vault,
+pub(crate) struct Job {
+    pub(crate) message: BackupMessage,
+    pub(crate) server: ServerPolicy,
+    pub(crate) vault: Vault,
     events: Events,
     delivery: u32,
-    deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
+    attempts: u32,
+}
+
+/// What came of looking up what a request needs.
+pub(crate) enum Opened {
+    Job(Box<Job>),
+    Answered(Worked),
+    SetBack { events: Events, setback: Setback, attempts: u32 },
 }
 
 impl Service {
@@ -103,24 +126,47 @@ impl Service {
     pub async fn work(&self, incoming: Incoming) -> Result<Worked, ServiceError> {
         let message = match BackupMessage::parse(&incoming.body, Timestamp::now()) {
             Ok(message) => message,
-            Err(bad) => {
-                let service = self.clone();
-                let policy = blocking(move || service.policy()).await?;
-                let events =
-                    policy.map_or_else(|_| Events::without_vault(), |policy| Self::events(&policy));
-                let why = bad.to_string();
-                tracing::error!("message {:?} is refused: {why}", incoming.message_id);
-                self.tell(&events.refused(&incoming.message_id, &why)).await?;
-                return Ok(Worked::Failed { why });
+            Err(bad) => return self.refuse(&incoming, &bad).await,
+        };
+        let job = match self.open(message.clone(), &incoming).await? {
+            Opened::Job(job) => job,
+            Opened::Answered(worked) => return Ok(worked),
+            Opened::SetBack { events, setback, attempts } => {
+                return self.set_back(&message, None, &events, setback, attempts).await;
             }
         };
+        self.run(&job).await
+    }
+
+    /// Answers a message that can never work.
+    pub(crate) async fn refuse(
+        &self,
+        incoming: &Incoming,
+        bad: &BadMessage,
+    ) -> Result<Worked, ServiceError> {
+        let service = self.clone();
+        let policy = blocking(move || service.policy()).await?;
+        let events =
+            policy.map_or_else(|_| Events::without_vault(), |policy| Self::events(&policy));
+        let why = bad.to_string();
+        tracing::error!("message {:?} is refused: {why}", incoming.message_id);
+        self.tell(&events.refused(&incoming.message_id, &why)).await?;
+        Ok(Worked::Failed { why })
+    }
+
+    /// Looks up what a request needs.
+    pub(crate) async fn open(
+        &self,
+        message: BackupMessage,
+        incoming: &Incoming,
+    ) -> Result<Opened, ServiceError> {
         let service = self.clone();
         let policy = match blocking(move || service.policy()).await? {
             Ok(policy) => policy,
             // A human is at work on it, or has to be.
             Err(error) => {
                 let (setback, events) = (Setback::Busy(chain(&error)), Events::without_vault());
-                return self.set_back(&message, None, &events, setback, DEFAULT_ATTEMPTS).await;
+                return Ok(Opened::SetBack { events, setback, attempts: DEFAULT_ATTEMPTS });
             }
         };
         let events = Self::events(&policy);
@@ -131,7 +177,8 @@ impl Service {
                     |error| chain(&error),
                     |_| "the server is disabled in the policy (enabled = false)".to_owned(),
                 );
-                return self.not_wanted(&policy, &message, &events, why).await;
+                let worked = self.not_wanted(&policy, &message, &events, why).await?;
+                return Ok(Opened::Answered(worked));
             }
         };
         let attempts = server.max_attempts();
@@ -142,25 +189,26 @@ impl Service {
         let vault = match opened {
             Ok(vault) => vault,
             Err(error) => {
-                let setback = of_vault(&error);
-                return self.set_back(&message, None, &events, setback, attempts).await;
+                return Ok(Opened::SetBack { events, setback: of_vault(&error), attempts });
             }
         };
-        let job = Job {
+        Ok(Opened::Job(Box::new(Job {
             message,
             server,
             vault,
             events,
             delivery: incoming.delivery_count.max(1),
             deadline: incoming.deadline,
-        };
-        match self.run(&job).await? {
-            Ok(manifest) => self.complete(&job, &manifest).await,
-            Err(setback) => {
-                let (message, events) = (&job.message, &job.events);
-                self.set_back(message, Some(&job), events, setback, attempts).await
-            }
-        }
+            attempts,
+        })))
+    }
+
+    pub(crate) async fn set_job_back(
+        &self,
+        job: &Job,
+        setback: Setback,
+    ) -> Result<Worked, ServiceError> {
+        self.set_back(&job.message, Some(job), &job.events, setback, job.attempts).await
     }
 
     /// Gives up a request that the policy does not want any more, unless its backup is there and
@@ -187,52 +235,138 @@ impl Service {
         }
     }
 
-    /// Runs the backup of a request, unless it was made before.
-    async fn run(&self, job: &Job) -> Result<Result<Manifest, Setback>, ServiceError> {
+    /// Begins the run of a request, unless it was made before, and goes on as its first lane.
+    async fn run(&self, job: &Job) -> Result<Worked, ServiceError> {
         let message = &job.message;
         let since = message.since();
-        let sealed = {
+        let found = {
             let (vault, message) = (job.vault.clone(), message.clone());
-            let find = move || vault.backup_for_request(&message.server, &message.request, since);
+            let find = move || -> Result<_, VaultError> {
+                let sealed =
+                    vault.backup_for_request(&message.server, &message.request, since)?;
+                Ok((sealed, Record::read(&vault, &message.server)))
+            };
             blocking(find).await?
         };
-        match sealed {
-            Ok(Some(manifest)) => return Ok(Ok(manifest)),
-            Ok(None) => {}
-            Err(error) => return Ok(Err(of_vault(&error))),
+        let record = match found {
+            Ok((Some(manifest), record)) => {
+                // A look after lanes that have told it themselves.
+                let told = message.looks > 0
+                    && job.delivery == 1
+                    && record?.0.note_of(&message.request).is_some_and(|note| {
+                        matches!(note.fate, Fate::Sealed { .. })
+                    });
+                if told {
+                    let why = "another lane has sealed the backup".to_owned();
+                    return Ok(Worked::NotNeeded { why });
+                }
+                return self.complete(job, &manifest).await;
+            }
+            Ok((None, Ok((record, _)))) => record,
+            Ok((None, Err(error))) => {
+                return self.set_job_back(job, Setback::Busy(chain(&error))).await;
+            }
+            Err(error) => return self.set_job_back(job, of_vault(&error)).await,
+        };
+        match record.note_of(&message.request) {
+            Some(note) if note.attempt > message.attempt => {
+                let why = format!("try {} of this request goes on", note.attempt);
+                return Ok(Worked::NotNeeded { why });
+            }
+            Some(RequestNote { at, fate: Fate::Failed { why }, .. })
+                if message.requested <= *at =>
+            {
+                // Perhaps whoever gave it up did not come to tell.
+                self.tell(&job.events.failed(message, why)).await?;
+                return Ok(Worked::Failed { why: why.clone() });
+            }
+            _ => {}
         }
         if job.delivery > MAX_DELIVERIES {
-            return Ok(Err(Setback::Passing(format!(
+            let why = format!(
                 "its worker ended without an answer {} times, by a crash, a time limit or a lack \
                  of memory; the log of the function app says more",
                 job.delivery - 1
-            ))));
+            );
+            return self.set_job_back(job, Setback::Passing(why)).await;
         }
         let config = match target(&job.server) {
             Ok(config) => config,
-            Err(error) => return Ok(Err(Setback::Lasting(chain(&error)))),
+            Err(error) => {
+                return self.set_job_back(job, Setback::Lasting(chain(&error))).await;
+            }
         };
         if let Err(error) = self.tell_beginning(job).await {
-            return Ok(Err(Setback::Busy(chain(&error))));
+            return self.set_job_back(job, Setback::Busy(chain(&error))).await;
         }
+        let options = LaneOptions {
+            backup: self.backup_options(job),
+            budget: self.options.lane_budget,
+            deadline: job.deadline,
+        };
         let progress = Arc::new(Progress::default());
-        let options = BackupOptions {
+        let beginning = {
+            let (vault, progress) = (job.vault.clone(), Arc::clone(&progress));
+            tokio::task::spawn_blocking(move || {
+                flexkeep_engine::begin(&config, &vault, &options, &progress)
+            })
+        };
+        let (begun, stopped) = self.watch(job, &progress, beginning).await?;
+        match begun {
+            Ok(Begun::Sealed(manifest)) => self.complete(job, &manifest).await,
+            Ok(Begun::AtWork { run }) => {
+                let why = format!("the lanes of run {} are at work", run.as_str());
+                self.set_job_back(job, Setback::AtWork(why)).await
+            }
+            Ok(Begun::GivenUp { reason, .. }) => {
+                self.set_job_back(job, Setback::Passing(reason)).await
+            }
+            Ok(Begun::Start(lanes)) => self.start(job, &lanes).await,
+            Err(error) => self.set_job_back(job, of_backup(&error, stopped)).await,
+        }
+    }
+
+    /// Sends the messages of all lanes but the first, and works as that one.
+    async fn start(&self, job: &Job, lanes: &[Lane]) -> Result<Worked, ServiceError> {
+        let Some((own, others)) = lanes.split_first() else {
+            return Err(ServiceError::Internal("a run without lanes".to_owned()));
+        };
+        for lane in others {
+            self.send_lane(&LaneMessage::new(&job.message, lane), None).await?;
+        }
+        let own = LaneMessage::new(&job.message, own);
+        let worked = self.work_as(job, own, job.delivery).await?;
+        if !worked.settled {
+            // The request looks after its run until that has ended.
+            let setback = Setback::AtWork("its lanes are at work".to_owned());
+            self.put_off(&job.message, Some(job), setback).await?;
+        }
+        Ok(worked.answer)
+    }
+
+    /// What became of the request so far.
+    pub(crate) async fn note_of(&self, job: &Job) -> Result<Option<RequestNote>, ServiceError> {
+        let (vault, message) = (job.vault.clone(), job.message.clone());
+        let record = blocking(move || Record::read(&vault, &message.server)).await??.0;
+        Ok(record.note_of(&job.message.request).cloned())
+    }
+
+    pub(crate) fn backup_options(&self, job: &Job) -> BackupOptions {
+        let message = &job.message;
+        BackupOptions {
             name: Some(message.server.clone()),
             lanes: job.server.lanes() as usize,
             exclude_databases: job.server.exclude_databases().to_vec(),
             pg_bin: self.options.pg_bin.clone(),
             tool: self.options.tool.clone(),
-            request: Some(Request { id: message.request.clone(), at: message.requested, since }),
+            request: Some(Request {
+                id: message.request.clone(),
+                at: message.requested,
+                since: message.since(),
+                attempt: message.attempt,
+            }),
             ..BackupOptions::default()
-        };
-        let backup = {
-            let (vault, progress) = (job.vault.clone(), Arc::clone(&progress));
-            tokio::task::spawn_blocking(move || {
-                flexkeep_engine::backup(&config, &vault, &options, &progress)
-            })
-        };
-        let (result, stopped) = self.watch(job, &progress, backup).await?;
-        Ok(result.map_err(|error| of_backup(&error, stopped)))
+        }
     }
 
     async fn tell_beginning(&self, job: &Job) -> Result<(), ServiceError> {
@@ -254,12 +388,12 @@ impl Service {
 
     /// Waits for the backup; stops it at the deadline (then the flag is set), or when nobody waits
     /// for it any more.
-    async fn watch(
+    pub(crate) async fn watch<T>(
         &self,
         job: &Job,
         progress: &Arc<Progress>,
-        mut backup: tokio::task::JoinHandle<Result<Manifest, BackupError>>,
-    ) -> Result<(Result<Manifest, BackupError>, bool), ServiceError> {
+        mut backup: tokio::task::JoinHandle<Result<T, BackupError>>,
+    ) -> Result<(Result<T, BackupError>, bool), ServiceError> {
         let _stop_when_dropped = StopWhenDropped(Arc::clone(progress));
         let mut line_at = Instant::now() + FIRST_LINE;
         loop {
@@ -285,7 +419,7 @@ impl Service {
         }
     }
 
-    async fn complete(&self, job: &Job, manifest: &Manifest) -> Result<Worked, ServiceError> {
+    pub(crate) async fn complete(&self, job: &Job, manifest: &Manifest) -> Result<Worked, ServiceError> {
         let backup = manifest.backup.clone();
         if manifest.losses.is_empty() {
             tracing::info!("backup {backup} is sealed");
@@ -319,6 +453,7 @@ impl Service {
             Setback::Passing(_) if message.attempt < attempts => {
                 return self.put_off(message, job, setback).await;
             }
+            Setback::AtWork(_) => return self.put_off(message, job, setback).await,
             Setback::Passing(why) if attempts > 1 => {
                 format!("given up after {} tries; the last: {why}", message.attempt)
             }
@@ -357,6 +492,8 @@ impl Service {
         let (why, (next, after)) = match setback {
             Setback::Busy(why) => (why, message.next_look(message.told)),
             Setback::Occupied(why) => (why, message.next_look(true)),
+            // However long it takes, as long as there are lanes.
+            Setback::AtWork(why) => (why, message.next_look_at_work()),
             Setback::Passing(why) | Setback::Lasting(why) => {
                 let next = message.next_try(&why);
                 (why, next)
@@ -422,7 +559,7 @@ fn of_vault(error: &VaultError) -> Setback {
 }
 
 /// `stopped`: the deadline came, of which whatever was waited for then failed.
-fn of_backup(error: &BackupError, stopped: bool) -> Setback {
+pub(crate) fn of_backup(error: &BackupError, stopped: bool) -> Setback {
     match error {
         BackupError::AnotherBackup { .. } => Setback::Occupied(error.to_string()),
         error if stopped && error.may_pass() => Setback::Passing(

@@ -264,6 +264,7 @@ async fn the_status_shows_failures_tries_to_come_and_what_is_in_the_way() {
         run: RunId::new(at("2024-05-03T00:00:00Z")),
         server: "shop".parse().unwrap(),
         request: None,
+        attempt: 1,
         started: at("2024-05-03T00:00:00Z"),
         host: "elsewhere".to_owned(),
         pid: 1,

@@ -234,8 +234,13 @@ async fn a_message_that_kills_its_worker_goes_on_as_another_try_until_it_is_give
     assert!(why.starts_with("given up after 2 tries") && why.contains("6 times"), "{why}");
     assert_eq!((refusing.connections(), types(&bench)), (0, vec!["backup.failed".to_owned()]));
     // Up to the limit it is worked on, and says that it is a new beginning.
-    bench.service.work(incoming(&queued(&first), 5)).await.unwrap();
-    assert_eq!(bench.ids_of("backup.restarted"), ["shop/20240501T013000Z/restarted/1.5"]);
+    let other = by_hand("shop", "other");
+    bench.service.work(incoming(&queued(&other), 5)).await.unwrap();
+    assert_eq!(bench.ids_of("backup.restarted"), ["shop/by-hand/other/restarted/1.5"]);
+    assert_eq!(refusing.connections(), 1);
+    // A late delivery of an earlier try changes nothing.
+    let worked = bench.service.work(incoming(&queued(&first), 2)).await.unwrap();
+    assert!(matches!(worked, Worked::NotNeeded { .. }), "{worked:?}");
     assert_eq!(refusing.connections(), 1);
     // What is there is found, however often its message killed somebody.
     seal(&bench.vault(), &first);
@@ -253,11 +258,12 @@ async fn whatever_a_message_says_of_its_tries_they_have_an_end() {
         assert_eq!(bench.waiting(), []);
     }
     // What waits for others waits a day, then says so.
-    bench.sink.faults.only("shop/20240501T013000Z/started");
+    bench.sink.faults.only("shop/by-hand/waits/started");
     bench.sink.faults.down();
-    let worked = bench.work(&BackupMessage { waits: NEARLY_A_DAY + 4, ..message() }).await.unwrap();
+    let waiting = |waits| BackupMessage { waits, ..by_hand("shop", "waits") };
+    let worked = bench.work(&waiting(NEARLY_A_DAY + 4)).await.unwrap();
     assert!(matches!(worked, Worked::PutOff { .. }), "{worked:?}");
-    let worked = bench.work(&BackupMessage { waits: NEARLY_A_DAY + 5, ..message() }).await.unwrap();
+    let worked = bench.work(&waiting(NEARLY_A_DAY + 5)).await.unwrap();
     let Worked::Failed { why } = worked else { panic!("{worked:?}") };
     assert!(why.starts_with("given up after waiting for a day"), "{why}");
 }

@@ -94,6 +94,26 @@ pub struct DatabaseSummary {
     pub extensions: Vec<Extension>,
     /// Sums over its entries.
     pub totals: Totals,
+    /// Who held its snapshot, one after the other and at once, when several processes read it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holder>,
+}
+
+/// A connection that held the snapshot of a database. Each took it over from one that held it
+/// then, so all saw the same state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its lane, from 0.
+    pub lane: u32,
+    /// How many were in this lane before it.
+    pub generation: u32,
+    /// The id under which it gave the snapshot on.
+    pub baton: String,
+    /// The id under which it got the snapshot; `None` for the one that took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// When it had it.
+    pub since: Timestamp,
 }
 
 /// An installed extension.

@@ -352,6 +352,7 @@ fn runs_come_and_go() {
         run: RunId::new(time.parse().unwrap()),
         server: server.clone(),
         request: None,
+        attempt: 1,
         started: time.parse().unwrap(),
         host: "here".to_owned(),
         pid: 7,

@@ -172,6 +172,7 @@ pub(crate) mod tests {
                 contents: object,
                 extensions: vec![Extension { name: "citext".into(), version: "1.6".into() }],
                 totals,
+                holders: Vec::new(),
             }],
             losses: vec![Loss {
                 database: Some("shop".to_owned()),

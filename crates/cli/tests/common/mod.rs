@@ -64,6 +64,7 @@ pub(crate) fn seal(vault: &Vault, server: &str, started: &str, losses: Vec<Loss>
         contents: contents.finish(vault).unwrap(),
         extensions: vec![Extension { name: "citext".to_owned(), version: "1.6".to_owned() }],
         totals,
+        holders: Vec::new(),
     };
     let manifest = Manifest {
         format: MANIFEST_FORMAT,

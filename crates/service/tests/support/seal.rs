@@ -29,6 +29,7 @@ pub fn seal_losing(
         contents: ContentsWriter::new().expect("a writer").finish(vault).expect("stores"),
         extensions: Vec::new(),
         totals,
+        holders: Vec::new(),
     };
     let manifest = Manifest {
         format: MANIFEST_FORMAT,

@@ -22,6 +22,9 @@ pub struct RunRecord {
     /// What asked for it (see [`crate::manifest::Manifest::request`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<String>,
+    /// Which try of the request it is, from 1.
+    #[serde(default = "one")]
+    pub attempt: u32,
     /// When it began.
     pub started: Timestamp,
     /// The machine that began it.
@@ -30,6 +33,10 @@ pub struct RunRecord {
     pub pid: u32,
     /// How far it is.
     pub state: RunState,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// How far a run is.
@@ -64,6 +71,29 @@ impl Vault {
     /// [`StoreErrorKind::Changed`] if somebody else has replaced it.
     pub fn update_run(&self, record: &RunRecord, etag: Etag) -> Result<Etag, VaultError> {
         self.put_record(record, PutMode::Update(etag))
+    }
+
+    /// Writes that a run is given up, unless it is not there or somebody else changed it.
+    /// Whether it did.
+    pub fn fail_run(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        reason: &str,
+    ) -> Result<bool, VaultError> {
+        let name = run_name(server, run, RECORD);
+        // The version first: what changes in between is then found changed.
+        let Some(meta) = self.runs().head(&name)? else { return Ok(false) };
+        let Some(mut record) = self.run(server, run)? else { return Ok(false) };
+        if record.state != RunState::Running {
+            return Ok(false);
+        }
+        record.state = RunState::Failed { reason: reason.to_owned() };
+        match self.update_run(&record, meta.etag) {
+            Ok(_) => Ok(true),
+            Err(VaultError::Store(StoreError { kind: StoreErrorKind::Changed, .. })) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn put_record(&self, record: &RunRecord, mode: PutMode) -> Result<Etag, VaultError> {
@@ -137,6 +167,16 @@ impl Vault {
         name: &str,
     ) -> Result<Vec<u8>, VaultError> {
         Ok(self.runs().get(&run_name(server, run, name), MAX_RUN_OBJECT_BYTES)?)
+    }
+
+    /// Whether a run has an object.
+    pub fn has_run_object(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        name: &str,
+    ) -> Result<bool, VaultError> {
+        Ok(self.runs().head(&run_name(server, run, name))?.is_some())
     }
 
     /// Objects of a run whose name starts with `prefix`, in order; names as given to

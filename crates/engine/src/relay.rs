@@ -1,0 +1,298 @@
+//! A backup by lanes in any processes, on one snapshot for each database, any of which may die.
+//!
+//! [`begin`] opens the run and decides what is read; [`run_lane`] is one lane of it, for as long
+//! as its time lasts. Lanes know of each other only through the vault ([`state`](self)) and through
+//! advisory locks on the source, and hand the snapshot on: whoever imports an exported snapshot can
+//! export it again. docs/relay.md explains the protocol and why it is safe.
+//!
+//! # What it promises
+//! - All of a database comes from one snapshot, whoever reads it. A table that was emptied,
+//!   rewritten or dropped while nobody had it locked is never sealed.
+//! - As long as one lane of a database lives, its snapshot does; a dead lane's work is taken by
+//!   others at once. If all are dead, the next lane takes a new snapshot and says so.
+//! - The backup is sealed once, by whoever finds everything done, also if a lane comes late, twice,
+//!   or after the end.
+//! - No more connections to the server than lanes, and one.
+
+mod begin;
+mod join;
+mod journaler;
+mod lane;
+mod locks;
+mod seal;
+mod sign;
+mod state;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use flexkeep_pg_copy as pg;
+use flexkeep_vault::manifest::Manifest;
+use flexkeep_vault::{RunId, RunState, Vault};
+
+pub use begin::{Begun, begin};
+pub(crate) use begin::refuse_live_relay;
+pub use sign::{LaneSign, Sighting, lane_signs};
+
+use crate::backup::{self, LastBackup};
+use crate::chunker::ChunkTools;
+use crate::error::{BackupError, chain};
+use crate::options::BackupOptions;
+use crate::plan::LastCuts;
+use crate::progress::Progress;
+use crate::source::Database;
+use crate::uploads::Uploads;
+use join::Joined;
+use lane::{Member, Stop};
+use locks::{Key, Locks};
+use state::{RunObjects, ServerPlan};
+
+/// How often in a row a lane tries again by itself after a failure that may pass.
+const TRIES: u32 = 4;
+
+/// How often a lane without work looks whether there is some.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// A lane of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// The run.
+    pub run: RunId,
+    /// Which lane, from 0.
+    pub lane: u32,
+    /// How many were in this lane before.
+    pub generation: u32,
+}
+
+impl Lane {
+    /// The lane that goes on after this one.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        Self { generation: self.generation + 1, ..self.clone() }
+    }
+}
+
+/// How a lane works.
+#[derive(Clone, Debug)]
+pub struct LaneOptions {
+    /// What the backup is; with a request.
+    pub backup: BackupOptions,
+    /// How long a lane works before it sends its successor.
+    pub budget: Duration,
+    /// When it has to be gone, whether or not its successor holds the snapshot.
+    pub deadline: Option<Instant>,
+}
+
+/// Starts lanes, in whatever process.
+pub trait Successors: Sync {
+    /// Starts a lane, or has a message on its way that does.
+    fn start(&self, lane: &Lane) -> Result<(), pg::BoxError>;
+}
+
+/// How a lane ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LaneEnd {
+    /// It sealed the backup.
+    Sealed(Box<Manifest>),
+    /// Somebody else did.
+    AlreadySealed(Box<Manifest>),
+    /// Its time is up; its successor goes on.
+    HandedOver,
+    /// Nobody needs it (any more).
+    NotNeeded(&'static str),
+    /// Something is in its way that will pass, such as its predecessor: it is to come again.
+    Later(&'static str),
+}
+
+/// Does a lane's share of a run, until the backup is sealed or the lane's time is up.
+///
+/// # Errors
+/// What ended the lane. If [`BackupError::may_pass`] says so, it is to be started again; others go
+/// on meanwhile. If not, the run has been given up.
+pub fn run_lane(
+    target: &pg::Config,
+    vault: &Vault,
+    options: &LaneOptions,
+    lane: &Lane,
+    successors: &dyn Successors,
+    progress: &Arc<Progress>,
+) -> Result<LaneEnd, BackupError> {
+    let (Some(name), Some(request)) = (&options.backup.name, &options.backup.request) else {
+        return Err(BackupError::Internal("a lane needs a server's name and a request".to_owned()));
+    };
+    if let Some(sealed) = vault.backup_for_request(name, &request.id, request.since)? {
+        return Ok(LaneEnd::AlreadySealed(Box::new(sealed)));
+    }
+    let objects =
+        RunObjects { vault: vault.clone(), server: name.clone(), run: lane.run.clone() };
+    if objects.state()? != Some(RunState::Running) {
+        return Ok(LaneEnd::NotNeeded("the run is over"));
+    }
+    let Some(server) = objects.get::<ServerPlan>(state::SERVER)? else {
+        return Ok(LaneEnd::Later("the run is being prepared"));
+    };
+    let last = LastBackup::read(vault, name, progress)?;
+    let tools = ChunkTools {
+        vault: Arc::new(vault.clone()),
+        known: last.known,
+        uploads: Uploads::start(
+            Arc::new(vault.clone()),
+            Arc::clone(progress),
+            2,
+            backup::UPLOAD_BYTES_PER_LANE,
+        ),
+        progress: Arc::clone(progress),
+        level: options.backup.level,
+    };
+    let member = Member {
+        target,
+        connect: backup::connect_options(&options.backup, progress),
+        options,
+        locks: Locks::of(vault, name, &lane.run),
+        objects,
+        lanes: server.lanes,
+        server,
+        lane,
+        tools: &tools,
+        successors,
+        began: Instant::now(),
+        looked: Mutex::default(),
+        signed: Mutex::default(),
+    };
+    let result = member.go_through(&last.cuts);
+    match result {
+        Err(BackupError::RunOver) => match vault.backup_for_request(name, &request.id, request.since)? {
+            Some(sealed) => Ok(LaneEnd::AlreadySealed(Box::new(sealed))),
+            None => Ok(LaneEnd::NotNeeded("the run is over")),
+        },
+        Err(error) if !error.may_pass() || matches!(error, BackupError::SnapshotsLost { .. }) => {
+            vault.fail_run(name, &lane.run, &chain(&error))?;
+            Err(error)
+        }
+        result => result,
+    }
+}
+
+/// What came of a look at one database.
+enum Looked {
+    Done,
+    /// Others are on it.
+    Crowded,
+    End(LaneEnd),
+}
+
+impl Member<'_> {
+    /// Works on one database after the other until all are done.
+    fn go_through(
+        &self,
+        cuts: &std::collections::HashMap<String, LastCuts>,
+    ) -> Result<LaneEnd, BackupError> {
+        let empty = LastCuts::new();
+        let mut pending: Vec<&Database> = self.server.databases.iter().collect();
+        let mut failures = 0;
+        loop {
+            self.check()?;
+            let mut crowded = 0;
+            let mut index = 0;
+            while index < pending.len() {
+                let database = pending[index];
+                let last = cuts.get(&database.name).unwrap_or(&empty);
+                match self.look_at(database, last) {
+                    Ok(Looked::Done) => {
+                        pending.remove(index);
+                        failures = 0;
+                    }
+                    Ok(Looked::Crowded) => {
+                        crowded += 1;
+                        index += 1;
+                    }
+                    Ok(Looked::End(end)) => return Ok(end),
+                    // The next look takes another snapshot, or finds somebody who has.
+                    Err(BackupError::SnapshotGivenUp { .. } | BackupError::Changed { .. }) => {
+                        index += 1;
+                    }
+                    Err(error)
+                        if error.is_worth_another_look()
+                            && !self.tools.uploads.has_failed()
+                            && failures + 1 < TRIES =>
+                    {
+                        failures += 1;
+                        tracing::warn!("lane {}: {}; trying again", self.lane.lane, chain(&error));
+                        self.rest(Duration::from_millis(250 << failures))?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if pending.is_empty() {
+                return Ok(LaneEnd::Sealed(Box::new(self.seal()?)));
+            }
+            if crowded == pending.len() {
+                self.sign(|| None);
+                if self.is_over_budget() || self.is_at_deadline() {
+                    return Ok(LaneEnd::NotNeeded("others are on what is left"));
+                }
+                self.rest(IDLE)?;
+            }
+        }
+    }
+
+    fn rest(&self, time: Duration) -> Result<(), BackupError> {
+        std::thread::sleep(time);
+        self.check()
+    }
+
+    /// Does what there is to do for one database.
+    fn look_at(&self, database: &Database, last: &LastCuts) -> Result<Looked, BackupError> {
+        let name = database.name.as_str();
+        if self.objects.has(&state::done_name(database.oid))? {
+            return Ok(Looked::Done);
+        }
+        let mut connection = match self.connect(name) {
+            Ok(connection) => connection,
+            Err(error) if error.is_database_gone() => {
+                self.finish_without(database)?;
+                return Ok(Looked::Done);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut is_extra = false;
+        if !self.locks.try_lock(&mut connection, name, Key::Lane(self.lane.lane))? {
+            // The one before is still at work; or this is a second delivery of its message.
+            if self.is_doubled()? {
+                return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
+            }
+            if !self.locks.try_lock(&mut connection, name, Key::Extra)? {
+                return Ok(Looked::End(LaneEnd::Later("another lane is handed over")));
+            }
+            is_extra = true;
+        }
+        let (connection, plan, folder) = match self.join(connection, database, last, is_extra) {
+            Ok(Joined::Held(held)) => {
+                let ended = self.work(*held, is_extra)?;
+                if ended.stop == Stop::TimeUp {
+                    return Ok(Looked::End(LaneEnd::HandedOver));
+                }
+                (ended.connection, ended.plan, ended.folder)
+            }
+            Ok(Joined::AllDone { connection, plan, folder }) => (connection, *plan, folder),
+            Ok(Joined::Done) => return Ok(Looked::Done),
+            Ok(Joined::Crowded) => return Ok(Looked::Crowded),
+            Err(error) if error.is_database_gone() => {
+                self.finish_without(database)?;
+                return Ok(Looked::Done);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut connection = connection;
+        self.finish(&mut connection, plan, &folder)?;
+        connection.close();
+        Ok(Looked::Done)
+    }
+
+    /// Whether this very lane, or a later one in its place, has given a sign lately.
+    fn is_doubled(&self) -> Result<bool, BackupError> {
+        let signs = sign::lane_signs(&self.objects.vault, &self.objects.server, &self.objects.run)?;
+        let sign = signs.iter().find(|sign| sign.lane == self.lane.lane);
+        Ok(sign.is_some_and(|sign| sign.generation >= self.lane.generation))
+    }
+}

@@ -1,0 +1,523 @@
+//! How a connection comes to hold a database's snapshot: it takes a new one, or takes over that of
+//! somebody who holds it now.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use flexkeep_pg_copy::{self as pg, Connection};
+use flexkeep_vault::manifest::Holder;
+use flexkeep_vault::store::PutMode;
+use jiff::Timestamp;
+
+use super::lane::Member;
+use super::locks::Key;
+use super::state::{self, AttemptPlan, Baton, Lost};
+use crate::dump::{self, Planning};
+use crate::error::{BackupError, chain};
+use crate::plan::LastCuts;
+use crate::session;
+use crate::snapshot::{self, Leader};
+use crate::source::Database;
+use crate::tools::ClientTools;
+
+/// How long a lane looks for somebody who gives it the snapshot, while somebody holds it.
+const ADOPTION_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Tables that are locked by one statement.
+const LOCKS_AT_ONCE: usize = 500;
+
+/// SQLSTATEs: the lock is not to be had at once, and there is no room for another lock.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+const OUT_OF_LOCKS: &str = "53200";
+
+/// A connection that holds a snapshot.
+pub(super) struct Held {
+    pub(super) connection: Connection,
+    pub(super) plan: AttemptPlan,
+    pub(super) folder: String,
+    pub(super) holder: Holder,
+    /// Tables that it has no lock on.
+    pub(super) unlocked: HashSet<u32>,
+}
+
+/// What came of trying to hold a snapshot.
+pub(super) enum Joined {
+    Held(Box<Held>),
+    /// Every item is done; only writing that down is left.
+    AllDone { connection: Connection, plan: Box<AttemptPlan>, folder: String },
+    /// It was finished, or dropped, meanwhile.
+    Done,
+    /// Somebody else is on it, and there is nothing for one more to do.
+    Crowded,
+}
+
+/// How far a database is, by the names of its objects.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Stage {
+    done: bool,
+    /// The newest attempt, 0 when there is none, and whether it was given up.
+    attempt: u32,
+    lost: bool,
+    planned: bool,
+    items_done: usize,
+}
+
+impl Stage {
+    fn of(names: &[String]) -> Self {
+        let mut stage = Self::default();
+        for name in names {
+            let mut parts = name.split('/').skip(1);
+            let (Some(first), second) = (parts.next(), parts.next()) else { continue };
+            if first == "done.json" {
+                stage.done = true;
+            }
+            let Some(attempt) = first.strip_prefix("attempt-").and_then(|n| n.parse().ok()) else {
+                continue;
+            };
+            if attempt > stage.attempt {
+                stage = Self { done: stage.done, attempt, ..Self::default() };
+            }
+            if attempt == stage.attempt {
+                match second {
+                    Some("lost.json") => stage.lost = true,
+                    Some("plan.json.zst") => stage.planned = true,
+                    Some(item) if item.starts_with("item-") => stage.items_done += 1,
+                    _ => {}
+                }
+            }
+        }
+        stage
+    }
+}
+
+impl Member<'_> {
+    /// Brings a connection to hold the snapshot of `database`.
+    pub(super) fn join(
+        &self,
+        mut connection: Connection,
+        database: &Database,
+        last: &LastCuts,
+        successor: bool,
+    ) -> Result<Joined, BackupError> {
+        let deadline = Instant::now() + ADOPTION_LIMIT;
+        let name = database.name.as_str();
+        loop {
+            self.check()?;
+            let names = self.objects.names(&format!("{}/", state::database_folder(database.oid)))?;
+            let stage = Stage::of(&names);
+            if stage.done {
+                return Ok(Joined::Done);
+            }
+            if stage.attempt == 0 || stage.lost {
+                if !self.locks.try_lock(&mut connection, name, Key::Snapshot)? {
+                    return Ok(Joined::Crowded);
+                }
+                // Somebody may have been faster between the look and the lock.
+                let again = self.objects.names(&format!(
+                    "{}/",
+                    state::database_folder(database.oid)
+                ))?;
+                if Stage::of(&again) != stage {
+                    self.locks.unlock(&mut connection, name, Key::Snapshot)?;
+                    continue;
+                }
+                return self.take(connection, database, stage.attempt + 1, last);
+            }
+            let folder = state::attempt_folder(database.oid, stage.attempt);
+            let Some(plan) = self.objects.plan(&folder)? else {
+                return Err(BackupError::Internal(format!("{folder} has no plan")));
+            };
+            if stage.items_done >= plan.items.len() {
+                return Ok(Joined::AllDone { connection, plan: Box::new(plan), folder });
+            }
+            let batons = self.batons(&folder)?;
+            let at_work = batons.iter().filter(|baton| !baton.left).count();
+            if !successor && at_work >= plan.items.len() {
+                // As many as there is work for, unless none of them lives.
+                if !self.locks.try_lock(&mut connection, name, Key::Snapshot)? {
+                    return Ok(Joined::Crowded);
+                }
+                self.give_up(&mut connection, &folder, &plan)?;
+                continue;
+            }
+            match self.adopt(connection, plan, &folder, &batons)? {
+                Adopted::Held(held) => return Ok(Joined::Held(held)),
+                Adopted::Not(free) => connection = free,
+            }
+            if self.locks.try_lock(&mut connection, name, Key::Snapshot)? {
+                let plan = self.objects.plan(&folder)?;
+                match plan {
+                    Some(plan) => self.give_up(&mut connection, &folder, &plan)?,
+                    None => return Err(BackupError::Internal(format!("{folder} lost its plan"))),
+                }
+                continue;
+            }
+            if Instant::now() >= deadline {
+                return Ok(Joined::Crowded);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Gives a snapshot up that nobody holds any more; the lock on it is held.
+    fn give_up(
+        &self,
+        connection: &mut Connection,
+        folder: &str,
+        plan: &AttemptPlan,
+    ) -> Result<(), BackupError> {
+        let name = &plan.database.name;
+        let done = self.objects.names(&state::item_prefix(folder))?.len();
+        if done < plan.items.len() {
+            let reason = "every connection that held the snapshot has ended";
+            self.lose(folder, plan.database.name.as_str(), plan.attempt, reason)?;
+        }
+        self.locks.unlock(connection, name, Key::Snapshot)?;
+        Ok(())
+    }
+
+    /// Writes down that a snapshot is given up.
+    pub(super) fn lose(
+        &self,
+        folder: &str,
+        database: &str,
+        attempt: u32,
+        reason: &str,
+    ) -> Result<(), BackupError> {
+        let lost = Lost { reason: reason.to_owned(), at: Timestamp::now() };
+        if self.objects.put(&state::lost_name(folder), &lost, PutMode::Create)? {
+            self.tools.progress.restart(crate::progress::Restart {
+                database: database.to_owned(),
+                attempt: attempt + 1,
+                reason: reason.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes a new snapshot and plans the work on it. The lock on the snapshot is held.
+    fn take(
+        &self,
+        mut connection: Connection,
+        database: &Database,
+        attempt: u32,
+        last: &LastCuts,
+    ) -> Result<Joined, BackupError> {
+        let name = database.name.as_str();
+        let folder = state::attempt_folder(database.oid, attempt);
+        let most = self.options.backup.attempts.max(1);
+        if attempt > most {
+            let before = state::attempt_folder(database.oid, attempt - 1);
+            let lost: Option<Lost> = self.objects.get(&state::lost_name(&before))?;
+            let reason = lost.map_or_else(|| "the reason is gone".to_owned(), |lost| lost.reason);
+            return Err(BackupError::SnapshotsLost {
+                database: database.name.clone(),
+                attempts: most,
+                reason,
+            });
+        }
+        self.pause_before(attempt)?;
+        // pg_dump is one connection more, as a successor would be.
+        let until = Instant::now() + ADOPTION_LIMIT;
+        while !self.locks.try_lock(&mut connection, name, Key::Extra)? && Instant::now() < until {
+            self.check()?;
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.tools.progress.phase(name);
+        match self.plan_on(connection, database, attempt, &folder, last) {
+            Ok(held) => Ok(Joined::Held(held)),
+            Err(error) if error.is_worth_a_new_attempt() && !error.is_database_gone() => {
+                self.lose(&folder, name, attempt, &chain(&error))?;
+                // The connection is gone; with a new one comes the next attempt.
+                Ok(Joined::Crowded)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn plan_on(
+        &self,
+        connection: Connection,
+        database: &Database,
+        attempt: u32,
+        folder: &str,
+        last: &LastCuts,
+    ) -> Result<Box<Held>, BackupError> {
+        let name = database.name.as_str();
+        let leader = Leader::on(connection, name)?;
+        let major = self.server.facts.source.version_num / 10_000;
+        let client = ClientTools::find(self.options.backup.pg_bin.as_deref(), major)?;
+        let planning = Planning {
+            target: self.target,
+            client: &client,
+            facts: &self.server.facts,
+            progress: &self.tools.progress,
+            lanes: self.lanes as usize,
+        };
+        let prepared = dump::prepare_on(leader, &planning, database, attempt, last)?;
+        let leader = prepared.leader;
+        let plan = AttemptPlan {
+            database: database.clone(),
+            attempt,
+            snapshot_time: leader.time,
+            encoding: prepared.encoding,
+            toc: self.objects.vault.put_meta(&prepared.toc)?,
+            entries: prepared.plan.entries,
+            items: prepared.plan.items.into(),
+            bytes: prepared.plan.bytes,
+            extensions: prepared.extensions,
+            losses: prepared.losses,
+            notes: prepared.notes,
+        };
+        let holder = self.holder(&leader.snapshot, None);
+        let mut connection = leader.connection;
+        if !self.objects.put_plan(folder, &plan)? {
+            return Err(BackupError::Internal(format!("{folder} was planned by somebody else")));
+        }
+        self.put_baton(folder, &Baton { holder: holder.clone(), unlocked: Vec::new(), left: false })?;
+        // Never without one of the two: nobody shall think that the snapshot is lost.
+        self.locks.try_share(&mut connection, name, Key::Snapshot)?;
+        self.locks.unlock(&mut connection, name, Key::Snapshot)?;
+        self.locks.unlock(&mut connection, name, Key::Extra)?;
+        let (folder, unlocked) = (folder.to_owned(), HashSet::new());
+        Ok(Box::new(Held { connection, plan, folder, holder, unlocked }))
+    }
+
+    /// Takes the snapshot over from one of those who hold it.
+    fn adopt(
+        &self,
+        mut connection: Connection,
+        plan: AttemptPlan,
+        folder: &str,
+        batons: &[Baton],
+    ) -> Result<Adopted, BackupError> {
+        let name = plan.database.name.clone();
+        for baton in batons.iter().filter(|baton| !baton.left) {
+            let from = &baton.holder.baton;
+            let sql = format!(
+                "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+                 SET TRANSACTION SNAPSHOT {}",
+                pg::quote_literal(from)
+            );
+            match connection.execute(sql) {
+                Ok(()) => {}
+                // Its holder has gone.
+                Err(error) if connection.is_usable() && error.sqlstate().is_some() => {
+                    session::run(&mut connection, &name, "giving up a snapshot", "ROLLBACK")?;
+                    continue;
+                }
+                Err(source) => return Err(session::failed("adopting the snapshot", &name, source)),
+            }
+            let shared = self.locks.try_share(&mut connection, &name, Key::Snapshot)?;
+            // Somebody who held the lock in between may have found that nobody holds the snapshot.
+            if !shared || self.objects.has(&state::lost_name(folder))? {
+                session::run(&mut connection, &name, "giving up a snapshot", "ROLLBACK")?;
+                if shared {
+                    self.locks.unlock(&mut connection, &name, Key::Snapshot)?;
+                }
+                return Ok(Adopted::Not(connection));
+            }
+            let from = from.clone();
+            return self.hold(connection, plan, folder, &from).map(Adopted::Held);
+        }
+        Ok(Adopted::Not(connection))
+    }
+
+    /// Locks the tables of a snapshot that was taken over, and gives it on.
+    fn hold(
+        &self,
+        mut connection: Connection,
+        plan: AttemptPlan,
+        folder: &str,
+        from: &str,
+    ) -> Result<Box<Held>, BackupError> {
+        let name = plan.database.name.clone();
+        let unlocked = lock_tables(&mut connection, &name)?;
+        // Between the end of the one before and our locks, tables may have been emptied.
+        if let Err(error) = snapshot::refuse_swapped(&mut connection, &name, None) {
+            if matches!(error, BackupError::Changed { .. }) {
+                self.refuse_unread(&mut connection, &plan, folder)?;
+            } else {
+                return Err(error);
+            }
+        }
+        let rows = session::rows(
+            &mut connection,
+            &name,
+            "exporting the snapshot",
+            "SELECT pg_catalog.pg_export_snapshot()",
+        )?;
+        let row = rows.first().ok_or_else(|| BackupError::Internal("no snapshot".to_owned()))?;
+        let baton = session::text(row, 0, "pg_export_snapshot")?;
+        let holder = self.holder(baton, Some(from));
+        let mut listed: Vec<u32> = unlocked.iter().copied().collect();
+        listed.sort_unstable();
+        self.put_baton(folder, &Baton { holder: holder.clone(), unlocked: listed, left: false })?;
+        let folder = folder.to_owned();
+        Ok(Box::new(Held { connection, plan, folder, holder, unlocked }))
+    }
+
+    /// A table that was emptied, rewritten or dropped matters only as long as it is not read.
+    fn refuse_unread(
+        &self,
+        connection: &mut Connection,
+        plan: &AttemptPlan,
+        folder: &str,
+    ) -> Result<(), BackupError> {
+        let done: HashSet<usize> = self
+            .objects
+            .names(&state::item_prefix(folder))?
+            .iter()
+            .filter_map(|name| state::item_of(name))
+            .collect();
+        let mut unread: Vec<u32> = plan
+            .items
+            .iter()
+            .filter(|item| !done.contains(&item.id))
+            .flat_map(|item| item.parts.iter().map(|part| plan.entries[part.entry].oid))
+            .filter(|&oid| oid != 0)
+            .collect();
+        unread.sort_unstable();
+        unread.dedup();
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let name = &plan.database.name;
+        let result = snapshot::refuse_swapped(connection, name, Some(&unread));
+        if let Err(BackupError::Changed { what, .. }) = &result {
+            let reason = format!(
+                "{what} was emptied, rewritten or dropped while nobody held the snapshot's locks"
+            );
+            self.lose(folder, name, plan.attempt, &reason)?;
+        }
+        result
+    }
+
+    fn holder(&self, baton: &str, from: Option<&str>) -> Holder {
+        Holder {
+            lane: self.lane.lane,
+            generation: self.lane.generation,
+            baton: baton.to_owned(),
+            from: from.map(str::to_owned),
+            since: Timestamp::now(),
+        }
+    }
+
+    pub(super) fn put_baton(&self, folder: &str, baton: &Baton) -> Result<(), BackupError> {
+        let name = state::baton_name(folder, &baton.holder);
+        self.objects.put(&name, baton, PutMode::Overwrite)?;
+        Ok(())
+    }
+
+    /// All batons of a snapshot, newest first.
+    pub(super) fn batons(&self, folder: &str) -> Result<Vec<Baton>, BackupError> {
+        let mut batons = Vec::new();
+        for name in self.objects.names(&state::baton_prefix(folder))?.iter().rev() {
+            batons.extend(self.objects.get::<Baton>(name)?);
+        }
+        Ok(batons)
+    }
+
+    /// Waits before the next attempt: 1, 2, 4, ... seconds, at most 30.
+    fn pause_before(&self, attempt: u32) -> Result<(), BackupError> {
+        if attempt > 1 {
+            let seconds = 1u64 << (attempt - 2).min(5);
+            let end = Instant::now() + Duration::from_secs(seconds.min(30));
+            while Instant::now() < end {
+                self.check()?;
+                std::thread::sleep(LOOK_EVERY);
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Adopted {
+    Held(Box<Held>),
+    /// Nobody gave it; the connection is in no transaction.
+    Not(Connection),
+}
+
+/// Locks every table that the snapshot sees, without waiting, and gives those that could not be
+/// locked. Someone who stands in line for an exclusive lock waits for whoever holds the snapshot
+/// now, and we would wait behind him, while that one waits for us.
+fn lock_tables(connection: &mut Connection, database: &str) -> Result<HashSet<u32>, BackupError> {
+    let tables = snapshot::list_lockable(connection, database)?;
+    let mut unlocked = HashSet::new();
+    for (index, some) in tables.chunks(LOCKS_AT_ONCE).enumerate() {
+        match try_lock(connection, database, some)? {
+            Locked::Yes => {}
+            Locked::Taken => {
+                for one in some.chunks(1) {
+                    if !matches!(try_lock(connection, database, one)?, Locked::Yes) {
+                        unlocked.extend(one.iter().map(|(oid, _)| *oid));
+                    }
+                }
+            }
+            // The server has no room: each table is then locked when it is read.
+            Locked::Full => {
+                let rest = tables.iter().skip(index * LOCKS_AT_ONCE);
+                unlocked.extend(rest.map(|(oid, _)| *oid));
+                break;
+            }
+        }
+    }
+    Ok(unlocked)
+}
+
+pub(super) enum Locked {
+    Yes,
+    Taken,
+    Full,
+}
+
+/// Locks some tables, all or none, without waiting.
+pub(super) fn try_lock(
+    connection: &mut Connection,
+    database: &str,
+    tables: &[(u32, Vec<u8>)],
+) -> Result<Locked, BackupError> {
+    let names: Vec<&[u8]> = tables.iter().map(|(_, name)| name.as_slice()).collect();
+    let mut sql = b"SAVEPOINT flexkeep; LOCK TABLE ONLY ".to_vec();
+    sql.extend_from_slice(&names.join(&b", ONLY "[..]));
+    sql.extend_from_slice(b" IN ACCESS SHARE MODE NOWAIT; RELEASE SAVEPOINT flexkeep");
+    let refused = match connection.execute(&sql) {
+        Ok(()) => return Ok(Locked::Yes),
+        Err(error) => match error.sqlstate() {
+            Some(LOCK_NOT_AVAILABLE) => Locked::Taken,
+            // Dropped or renamed meanwhile: the check of the files says so, if it matters.
+            Some("42P01" | "3F000") => Locked::Taken,
+            Some(OUT_OF_LOCKS) => Locked::Full,
+            _ => return Err(session::failed("locking the tables", database, error)),
+        },
+    };
+    let undo = "ROLLBACK TO SAVEPOINT flexkeep; RELEASE SAVEPOINT flexkeep";
+    session::run(connection, database, "giving a lock back", undo)?;
+    Ok(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(names: &[&str]) -> Stage {
+        Stage::of(&names.iter().map(|name| format!("database-5/{name}")).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_newest_attempt_says_how_far_a_database_is() {
+        assert_eq!(stage(&[]), Stage::default());
+        let first = ["attempt-1/baton-000000-000-a.json", "attempt-1/item-000000.json"];
+        let planned = [first[0], first[1], "attempt-1/plan.json.zst"];
+        let expected = Stage { attempt: 1, planned: true, items_done: 1, ..Stage::default() };
+        assert_eq!(stage(&planned), expected);
+        let lost = [first[0], first[1], "attempt-1/lost.json", "attempt-1/plan.json.zst"];
+        assert_eq!(stage(&lost), Stage { lost: true, ..expected });
+        let second = [&lost[..], &["attempt-10/plan.json.zst", "attempt-2/lost.json"]].concat();
+        assert_eq!(stage(&second), Stage { attempt: 10, planned: true, ..Stage::default() });
+        assert!(stage(&["attempt-1/plan.json.zst", "done.json"]).done);
+    }
+}

@@ -1,0 +1,463 @@
+//! A lane at work: it claims items of a snapshot that it holds, until all are done or its time is
+//! up and its successor holds the snapshot.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Sender};
+use std::time::{Duration, Instant};
+
+use flexkeep_pg_copy::{self as pg, Connection};
+use flexkeep_vault::RunState;
+use jiff::{SignedDuration, Timestamp};
+
+use super::join::{self, Held, Locked};
+use super::journaler::{self, Read, Written};
+use super::locks::{ItemLocks, Key, Locks};
+use super::sign::{Sighting, lane_signs};
+use super::state::{self, AttemptPlan, Baton, RunObjects, ServerPlan};
+use super::{Lane, LaneOptions, Successors};
+use crate::chunker::{ChunkTools, Chunker};
+use crate::error::BackupError;
+use crate::journal::ItemJournal;
+use crate::lane::{Reading, read_parts};
+use crate::plan::{EntrySource, Item};
+use crate::session;
+use crate::snapshot;
+
+/// Items that are offered to one claim.
+const OFFERED: usize = 64;
+
+/// How often a lane looks around: at the run, at its snapshot, for its successor.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a lane waits when there is nothing to claim at the moment.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// How long a lane waits for its successor while another lane holds the snapshot too.
+const SUCCESSOR_LIMIT: Duration = Duration::from_secs(60);
+
+/// How old the sign of a lane that is surely alive may be.
+const FRESH: SignedDuration = SignedDuration::from_secs(15);
+
+/// How long before its deadline a lane goes, whoever holds the snapshot then.
+pub(super) const LAST_SECONDS: Duration = Duration::from_secs(5);
+
+/// A lane of a run, with all that it needs besides a snapshot.
+pub(super) struct Member<'a> {
+    pub(super) target: &'a pg::Config,
+    pub(super) connect: pg::ConnectOptions,
+    pub(super) options: &'a LaneOptions,
+    pub(super) objects: RunObjects,
+    pub(super) server: ServerPlan,
+    pub(super) locks: Locks,
+    pub(super) lane: &'a Lane,
+    pub(super) lanes: u32,
+    pub(super) tools: &'a ChunkTools,
+    pub(super) successors: &'a dyn Successors,
+    pub(super) began: Instant,
+    /// When the run was last found to be at work.
+    pub(super) looked: Mutex<Option<Instant>>,
+    /// When the last sign of life was written, and the bytes that were read then.
+    pub(super) signed: Mutex<Option<(Instant, u64)>>,
+}
+
+/// Why a lane stops working on a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Every item is done.
+    AllDone,
+    /// Its time is up.
+    TimeUp,
+}
+
+impl Member<'_> {
+    pub(super) fn connect(&self, database: &str) -> Result<Connection, BackupError> {
+        let mut connection = session::connect(self.target, database, &self.connect)?;
+        session::prepare(&mut connection, database)?;
+        // A server that does not hear of this lane any more shall not keep its locks for hours.
+        // Over a Unix socket these are ignored.
+        let sql = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; \
+                   SET tcp_keepalives_count = 3; SET tcp_user_timeout = '60s'";
+        session::run(&mut connection, database, "preparing the session", sql)?;
+        Ok(connection)
+    }
+
+    /// An error if the work is to stop: it was cancelled, or the run is over.
+    pub(super) fn check(&self) -> Result<(), BackupError> {
+        self.tools.progress.check_cancelled(BackupError::Cancelled)?;
+        let mut looked = self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY * 3) {
+            return Ok(());
+        }
+        match self.objects.state()? {
+            Some(RunState::Running) => {
+                *looked = Some(Instant::now());
+                Ok(())
+            }
+            _ => Err(BackupError::RunOver),
+        }
+    }
+
+    /// Whether this lane should be succeeded.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.began.elapsed() >= self.options.budget
+    }
+
+    /// Whether this lane has to go at once.
+    pub(super) fn is_at_deadline(&self) -> bool {
+        self.options.deadline.is_some_and(|deadline| Instant::now() + LAST_SECONDS >= deadline)
+    }
+
+    /// Works on a snapshot until there is nothing to do or the time is up.
+    pub(super) fn work(&self, held: Held, is_extra: bool) -> Result<Ended, BackupError> {
+        let (sender, receiver) = mpsc::channel();
+        let written = Written::default();
+        let folder = held.folder.clone();
+        let uploads = &self.tools.uploads;
+        std::thread::scope(|scope| {
+            // It is dropped however this ends: the journaler waits for that.
+            let sender = sender;
+            let (objects, written) = (&self.objects, &written);
+            let folder = &folder;
+            let journaler =
+                scope.spawn(move || journaler::work(objects, folder, uploads, &receiver, written));
+            let mut shift = Shift::new(self, held, is_extra, written)?;
+            let result = shift.run(&sender);
+            drop(sender);
+            // A panic there shows as items that are never written down.
+            let _ = journaler.join();
+            let stop = result.and_then(|stop| written.failure().map_or(Ok(stop), Err))?;
+            shift.end(stop)
+        })
+    }
+}
+
+/// A snapshot that a lane has let go.
+pub(super) struct Ended {
+    pub(super) stop: Stop,
+    pub(super) connection: Connection,
+    pub(super) plan: AttemptPlan,
+    pub(super) folder: String,
+}
+
+/// The work of one lane on one snapshot.
+struct Shift<'m, 'a> {
+    member: &'m Member<'a>,
+    held: Held,
+    items: ItemLocks,
+    written: &'m Written,
+    /// Items that nobody is known to have done, in the order of the plan.
+    todo: VecDeque<usize>,
+    done: HashSet<usize>,
+    /// Claims of this lane that are not written down yet.
+    claimed: HashSet<usize>,
+    /// Whether this is the one connection more, until the predecessor has gone.
+    is_extra: bool,
+    /// When the successor was sent for.
+    asked: Option<Instant>,
+    listed: Instant,
+    looked: Instant,
+}
+
+impl<'m, 'a> Shift<'m, 'a> {
+    fn new(
+        member: &'m Member<'a>,
+        held: Held,
+        is_extra: bool,
+        written: &'m Written,
+    ) -> Result<Self, BackupError> {
+        let plan = &held.plan;
+        let items = member.locks.items(plan.database.oid, plan.attempt);
+        let progress = &member.tools.progress;
+        progress.phase(&plan.database.name);
+        progress.planned(plan.entries.iter().filter(|e| e.slices > 0).count() as u64, plan.bytes);
+        let now = Instant::now();
+        let mut shift = Self {
+            member,
+            held,
+            items,
+            written,
+            todo: VecDeque::new(),
+            done: HashSet::new(),
+            claimed: HashSet::new(),
+            is_extra,
+            asked: None,
+            listed: now,
+            looked: now,
+        };
+        shift.list()?;
+        Ok(shift)
+    }
+
+    /// Looks up which items are done.
+    fn list(&mut self) -> Result<(), BackupError> {
+        let names = self.member.objects.names(&state::item_prefix(&self.held.folder))?;
+        self.done = names.iter().filter_map(|name| state::item_of(name)).collect();
+        let (done, claimed) = (&self.done, &self.claimed);
+        self.todo = self
+            .held
+            .plan
+            .items
+            .iter()
+            .map(|item| item.id)
+            .filter(|id| !done.contains(id) && !claimed.contains(id))
+            .collect();
+        self.listed = Instant::now();
+        Ok(())
+    }
+
+    fn run(&mut self, reads: &Sender<Read>) -> Result<Stop, BackupError> {
+        let member = self.member;
+        let tools = member.tools;
+        let mut chunker = Chunker::new(tools)
+            .map_err(|error| BackupError::Internal(format!("starting a lane: {error}")))?;
+        loop {
+            member.check()?;
+            self.settle()?;
+            if self.look_around()? {
+                return Ok(Stop::TimeUp);
+            }
+            if self.todo.is_empty() {
+                if self.claimed.is_empty() {
+                    self.list()?;
+                    if self.done.len() >= self.held.plan.items.len() {
+                        return Ok(Stop::AllDone);
+                    }
+                }
+                if self.todo.is_empty() {
+                    std::thread::sleep(IDLE);
+                    continue;
+                }
+            }
+            let Some(id) = self.claim()? else {
+                std::thread::sleep(IDLE);
+                continue;
+            };
+            let item = self.held.plan.items[id].clone();
+            if !self.lock(&item)? {
+                self.give_back(id)?;
+                self.todo.push_back(id);
+                std::thread::sleep(IDLE);
+                continue;
+            }
+            let journal = ItemJournal::open(None, id);
+            let Held { connection, plan, .. } = &mut self.held;
+            let reading =
+                Reading { database: &plan.database.name, entries: &plan.entries, tools };
+            let slices = match read_parts(connection, &reading, &mut chunker, &item.parts, &journal) {
+                Err(BackupError::UploadFailed) => {
+                    tools.uploads.drain()?;
+                    return Err(BackupError::UploadFailed);
+                }
+                slices => slices?,
+            };
+            let mark = tools.uploads.mark();
+            // The receiver ends only with a failure, which is looked for in the next round.
+            let _ = reads.send(Read { item: id, mark, journal, slices });
+        }
+    }
+
+    /// Gives claims back whose items are written down.
+    fn settle(&mut self) -> Result<(), BackupError> {
+        if let Some(error) = self.written.failure() {
+            if matches!(error, BackupError::UploadFailed) {
+                self.member.tools.uploads.drain()?;
+            }
+            return Err(error);
+        }
+        let written = self.written.take();
+        if written.is_empty() {
+            return Ok(());
+        }
+        for item in &written {
+            self.claimed.remove(item);
+            self.done.insert(*item);
+        }
+        let database = self.held.plan.database.name.clone();
+        self.items.release(&mut self.held.connection, &database, &written)
+    }
+
+    /// Claims an item that is not done. What others have claimed is passed over.
+    fn claim(&mut self) -> Result<Option<usize>, BackupError> {
+        let database = self.held.plan.database.name.clone();
+        let mut offered = 0;
+        while offered < self.todo.len() {
+            let end = self.todo.len().min(offered + OFFERED);
+            let some: Vec<usize> = self.todo.range(offered..end).copied().collect();
+            let claimed = self.items.claim(&mut self.held.connection, &database, &some)?;
+            let Some(item) = claimed else {
+                offered = end;
+                continue;
+            };
+            self.todo.retain(|&id| id != item);
+            if self.member.objects.has(&state::item_name(&self.held.folder, item))? {
+                self.done.insert(item);
+                self.items.release(&mut self.held.connection, &database, &[item])?;
+                // Others have done more than this lane knows of.
+                self.list()?;
+                offered = 0;
+                continue;
+            }
+            self.claimed.insert(item);
+            return Ok(Some(item));
+        }
+        // Somebody else has claimed each of them; some are done by now.
+        if self.listed.elapsed() > LOOK_EVERY {
+            self.list()?;
+        }
+        Ok(None)
+    }
+
+    fn give_back(&mut self, item: usize) -> Result<(), BackupError> {
+        self.claimed.remove(&item);
+        let database = self.held.plan.database.name.clone();
+        self.items.release(&mut self.held.connection, &database, &[item])
+    }
+
+    /// Locks the tables of an item that this lane could not lock at first, and makes sure that
+    /// they still are what the snapshot sees. `false` when a lock is still not to be had.
+    fn lock(&mut self, item: &Item) -> Result<bool, BackupError> {
+        if self.held.unlocked.is_empty() {
+            return Ok(true);
+        }
+        let Held { connection, plan, folder, unlocked, .. } = &mut self.held;
+        let database = plan.database.name.as_str();
+        let mut tables: Vec<(u32, Vec<u8>)> = Vec::new();
+        for part in &item.parts {
+            let entry = &plan.entries[part.entry];
+            if let EntrySource::Table { relation, .. } = &entry.source
+                && unlocked.contains(&entry.oid)
+                && tables.iter().all(|(oid, _)| *oid != entry.oid)
+            {
+                tables.push((entry.oid, relation.clone()));
+            }
+        }
+        if tables.is_empty() {
+            return Ok(true);
+        }
+        if !matches!(join::try_lock(connection, database, &tables)?, Locked::Yes) {
+            return Ok(false);
+        }
+        let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
+        let checked = snapshot::refuse_swapped(connection, database, Some(&oids));
+        if let Err(BackupError::Changed { what, .. }) = &checked {
+            let reason = format!("{what} was emptied, rewritten or dropped before it was read");
+            self.member.lose(folder, database, plan.attempt, &reason)?;
+        }
+        checked?;
+        unlocked.retain(|oid| !oids.contains(oid));
+        Ok(true)
+    }
+
+    /// Once a second: is the snapshot still wanted, has the predecessor gone, is the successor
+    /// there? Whether this lane should go.
+    fn look_around(&mut self) -> Result<bool, BackupError> {
+        let member = self.member;
+        if member.is_at_deadline() {
+            return Ok(true);
+        }
+        let over = member.is_over_budget();
+        // While it waits for its successor it looks more often: two of them cost twice.
+        let every = if over { IDLE } else { LOOK_EVERY };
+        if self.looked.elapsed() < every {
+            return Ok(false);
+        }
+        self.looked = Instant::now();
+        let plan = &self.held.plan;
+        let (database, attempt) = (plan.database.name.clone(), plan.attempt);
+        if member.objects.has(&state::lost_name(&self.held.folder))? {
+            let what = "the snapshot was given up by another lane".to_owned();
+            return Err(BackupError::SnapshotGivenUp { database, attempt, what });
+        }
+        member.sign(|| Some(Sighting {
+            database: plan.database.name.clone(),
+            oid: plan.database.oid,
+            attempt,
+            items: plan.items.len(),
+            items_done: self.done.len(),
+        }));
+        if self.is_extra {
+            let key = Key::Lane(member.lane.lane);
+            let connection = &mut self.held.connection;
+            if member.locks.try_lock(connection, &database, key)? {
+                member.locks.unlock(connection, &database, Key::Extra)?;
+                self.is_extra = false;
+            }
+        }
+        if !over {
+            return Ok(false);
+        }
+        let asked = match self.asked {
+            Some(asked) => asked,
+            None => {
+                member.successors.start(&member.lane.next()).map_err(BackupError::Successor)?;
+                *self.asked.insert(Instant::now())
+            }
+        };
+        if self.has_successor()? {
+            return Ok(true);
+        }
+        // Where all places for lanes are taken by lanes that wait for one, somebody has to go.
+        Ok(asked.elapsed() > SUCCESSOR_LIMIT && self.has_other()?)
+    }
+
+    /// Whether the next one of this lane holds the snapshot, and all the tables that are still to
+    /// be read. Those that it could not lock come first from now on: only this lane has them.
+    fn has_successor(&mut self) -> Result<bool, BackupError> {
+        let lane = self.member.lane;
+        let batons = self.member.batons(&self.held.folder)?;
+        let Some(next) = batons.iter().find(|baton| {
+            baton.holder.lane == lane.lane
+                && baton.holder.generation > lane.generation
+                && !baton.left
+        }) else {
+            return Ok(false);
+        };
+        if next.unlocked.is_empty() {
+            return Ok(true);
+        }
+        let plan = &self.held.plan;
+        let wanted: HashSet<u32> =
+            next.unlocked.iter().filter(|oid| !self.held.unlocked.contains(oid)).copied().collect();
+        let is_wanted = |id: usize| {
+            let mut oids = plan.items[id].parts.iter().map(|part| plan.entries[part.entry].oid);
+            oids.any(|oid| wanted.contains(&oid))
+        };
+        let open = |id: &usize| !self.done.contains(id) && is_wanted(*id);
+        if !(0..plan.items.len()).any(|id| open(&id)) {
+            return Ok(true);
+        }
+        let (first, rest): (Vec<usize>, Vec<usize>) = self.todo.iter().partition(|id| is_wanted(**id));
+        self.todo = first.into_iter().chain(rest).collect();
+        Ok(false)
+    }
+
+    /// Whether another lane, which means to stay, holds the snapshot too.
+    fn has_other(&self) -> Result<bool, BackupError> {
+        let member = self.member;
+        let plan = &self.held.plan;
+        let objects = &member.objects;
+        let signs = lane_signs(&objects.vault, &objects.server, &objects.run)?;
+        Ok(signs.iter().any(|sign| {
+            let on = sign.on.as_ref();
+            sign.lane != member.lane.lane
+                && !sign.leaving
+                && on.is_some_and(|on| on.oid == plan.database.oid && on.attempt == plan.attempt)
+                && Timestamp::now().duration_since(sign.at) < FRESH
+        }))
+    }
+
+    /// Lets go of the snapshot.
+    fn end(mut self, stop: Stop) -> Result<Ended, BackupError> {
+        self.settle()?;
+        let database = self.held.plan.database.name.clone();
+        let baton =
+            Baton { holder: self.held.holder.clone(), unlocked: Vec::new(), left: true };
+        self.member.put_baton(&self.held.folder, &baton)?;
+        let connection = &mut self.held.connection;
+        session::run(connection, &database, "ending the snapshot", "COMMIT")?;
+        self.member.locks.unlock(connection, &database, Key::Snapshot)?;
+        let Held { connection, plan, folder, .. } = self.held;
+        Ok(Ended { stop, connection, plan, folder })
+    }
+}

@@ -1,0 +1,159 @@
+//! Advisory locks on the source, by which lanes agree without a coordinator. They are of a
+//! session, so they end with it: a lane that dies leaves none behind. They are of a database too,
+//! so lanes that read the same database share them.
+
+use flexkeep_pg_copy::Connection;
+use flexkeep_vault::{ContentHash, RunId, ServerName, Vault};
+
+use crate::error::BackupError;
+use crate::session;
+
+/// What is locked, besides items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// Held shared by whoever holds the current snapshot; exclusively by whoever takes one, or
+    /// finds out that nobody holds it any more.
+    Snapshot,
+    /// The one connection more than lanes: a successor until its predecessor has gone, or pg_dump.
+    Extra,
+    /// Writing down that the database is done.
+    Finish,
+    /// Being this lane.
+    Lane(u32),
+}
+
+impl Key {
+    fn number(self) -> i32 {
+        match self {
+            Self::Snapshot => 0,
+            Self::Extra => 1,
+            Self::Finish => 2,
+            Self::Lane(lane) => i32::try_from(lane).unwrap_or(i32::MAX - 16) + 16,
+        }
+    }
+}
+
+/// The locks of one run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Locks {
+    run: i32,
+}
+
+impl Locks {
+    pub(super) fn of(vault: &Vault, server: &ServerName, run: &RunId) -> Self {
+        Self { run: class(&format!("flexkeep run\n{}\n{server}\n{}", vault.id(), run.as_str())) }
+    }
+
+    /// Takes a lock if it is free.
+    pub(super) fn try_lock(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        key: Key,
+    ) -> Result<bool, BackupError> {
+        self.ask(connection, database, "pg_try_advisory_lock", key)
+    }
+
+    /// Takes a lock that others may hold too, if nobody holds it for himself.
+    pub(super) fn try_share(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        key: Key,
+    ) -> Result<bool, BackupError> {
+        self.ask(connection, database, "pg_try_advisory_lock_shared", key)
+    }
+
+    /// Gives a lock back; `false` when it was not held.
+    pub(super) fn unlock(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        key: Key,
+    ) -> Result<bool, BackupError> {
+        self.ask(connection, database, "pg_advisory_unlock", key)
+    }
+
+    fn ask(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        function: &str,
+        key: Key,
+    ) -> Result<bool, BackupError> {
+        let sql =
+            format!("SELECT pg_catalog.{function}({}, {})::int", self.run, key.number());
+        let rows = session::rows(connection, database, "taking an advisory lock", &sql)?;
+        let row = rows.first().ok_or_else(|| BackupError::Internal("no lock row".to_owned()))?;
+        Ok(session::number::<u8>(row, 0, "advisory lock")? == 1)
+    }
+
+    /// Whether any lane of the run has a session on the server, in whatever database.
+    pub(super) fn any_lane(self, connection: &mut Connection) -> Result<bool, BackupError> {
+        let sql = format!(
+            "SELECT (EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' \
+             AND l.granted AND l.classid = ({}::bigint & 4294967295)::oid))::int",
+            self.run
+        );
+        let rows = session::rows(connection, "", "looking for lanes at work", &sql)?;
+        let row = rows.first().ok_or_else(|| BackupError::Internal("no lane row".to_owned()))?;
+        Ok(session::number::<u8>(row, 0, "lanes")? == 1)
+    }
+
+    /// The locks of one snapshot's items.
+    pub(super) fn items(self, oid: u32, attempt: u32) -> ItemLocks {
+        ItemLocks(class(&format!("flexkeep items\n{}\n{oid}\n{attempt}", self.run)))
+    }
+}
+
+/// Claims of items.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ItemLocks(i32);
+
+impl ItemLocks {
+    /// Claims the first of `items` that nobody else has.
+    pub(super) fn claim(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        items: &[usize],
+    ) -> Result<Option<usize>, BackupError> {
+        let list: Vec<String> = items.iter().map(usize::to_string).collect();
+        // The set is asked one by one, in order, and no further than the limit: a lock that is
+        // taken and not given would be ours without our knowing. OFFSET 0 keeps the planner from
+        // moving the condition.
+        let sql = format!(
+            "SELECT i FROM (SELECT i FROM pg_catalog.unnest('{{{}}}'::int[]) i OFFSET 0) s \
+             WHERE pg_catalog.pg_try_advisory_lock({}, i) LIMIT 1",
+            list.join(","),
+            self.0
+        );
+        let rows = session::rows(connection, database, "claiming an item", &sql)?;
+        rows.first().map(|row| session::number(row, 0, "claim")).transpose()
+    }
+
+    /// Gives claims back.
+    pub(super) fn release(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        items: &[usize],
+    ) -> Result<(), BackupError> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let list: Vec<String> = items.iter().map(usize::to_string).collect();
+        let sql = format!(
+            "SELECT pg_catalog.pg_advisory_unlock({}, i) \
+             FROM pg_catalog.unnest('{{{}}}'::int[]) i",
+            self.0,
+            list.join(",")
+        );
+        session::run(connection, database, "giving items back", sql)
+    }
+}
+
+fn class(text: &str) -> i32 {
+    let [a, b, c, d, ..] = *ContentHash::of(text.as_bytes()).as_bytes();
+    i32::from_be_bytes([a, b, c, d])
+}

@@ -1,0 +1,165 @@
+//! The end of a database, and of a backup: whoever finds that all is done writes it down.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use flexkeep_pg_copy::Connection;
+use flexkeep_vault::manifest::{DatabaseSummary, Holder, Manifest};
+use flexkeep_vault::store::PutMode;
+
+use super::lane::Member;
+use super::locks::Key;
+use super::state::{self, AttemptPlan, DatabaseDone, ItemDone};
+use crate::backup::{self, Parts};
+use crate::dump;
+use crate::error::BackupError;
+use crate::source::Database;
+
+/// How often it is asked whether somebody else has finished a database.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Journals that are read at once.
+const READERS: usize = 8;
+
+/// Holders that the manifest lists; of more, the first and the last.
+const HOLDERS_LISTED: usize = 1000;
+
+impl Member<'_> {
+    /// Writes down that a database is done, or waits until somebody else has.
+    pub(super) fn finish(
+        &self,
+        connection: &mut Connection,
+        plan: AttemptPlan,
+        folder: &str,
+    ) -> Result<(), BackupError> {
+        let name = plan.database.name.clone();
+        let done = state::done_name(plan.database.oid);
+        loop {
+            self.check()?;
+            if self.objects.has(&done)? {
+                return Ok(());
+            }
+            if self.locks.try_lock(connection, &name, Key::Finish)? {
+                let result = self.write_done(plan, folder, &done);
+                self.locks.unlock(connection, &name, Key::Finish)?;
+                return result;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn write_done(&self, plan: AttemptPlan, folder: &str, done: &str) -> Result<(), BackupError> {
+        let items = self.journal(&state::item_prefix(folder))?;
+        let mut holders: Vec<Holder> =
+            self.batons(folder)?.into_iter().map(|baton| baton.holder).collect();
+        holders.sort_by_key(|holder| holder.since);
+        if holders.len() > HOLDERS_LISTED {
+            holders.drain(HOLDERS_LISTED / 2..holders.len() - HOLDERS_LISTED / 2);
+        }
+        let mut new_chunks = items.iter().map(|item| item.new_chunks).sum::<u64>();
+        let mut new_bytes = items.iter().map(|item| item.new_bytes).sum::<u64>();
+        // What earlier attempts uploaded is in the vault because of this backup too.
+        for attempt in 1..plan.attempt {
+            let before = state::attempt_folder(plan.database.oid, attempt);
+            for item in self.journal(&state::item_prefix(&before))? {
+                new_chunks += item.new_chunks;
+                new_bytes += item.new_bytes;
+            }
+        }
+        let slices = items.into_iter().flat_map(|item| item.slices).collect();
+        let vault = &self.objects.vault;
+        // Lengths were put right when the items were written.
+        let (contents, mut totals) =
+            dump::write_contents(vault, &plan.entries, slices, &HashMap::new())?;
+        totals.new_chunks = new_chunks;
+        totals.new_stored_bytes = new_bytes;
+        let summary = DatabaseSummary {
+            name: plan.database.name,
+            oid: plan.database.oid,
+            encoding: plan.encoding,
+            snapshot_time: plan.snapshot_time,
+            attempts: plan.attempt,
+            toc: plan.toc,
+            contents,
+            extensions: plan.extensions,
+            totals,
+            holders,
+        };
+        let value =
+            DatabaseDone { summary: Some(summary), losses: plan.losses, notes: plan.notes };
+        self.objects.put(done, &value, PutMode::Create)?;
+        Ok(())
+    }
+
+    /// Reads the journal of a snapshot.
+    fn journal(&self, prefix: &str) -> Result<Vec<ItemDone>, BackupError> {
+        let names = self.objects.names(prefix)?;
+        let next = AtomicUsize::new(0);
+        let items = Mutex::new(Vec::with_capacity(names.len()));
+        let read = || -> Result<(), BackupError> {
+            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let item: ItemDone = self.objects.get(name)?.ok_or(BackupError::RunOver)?;
+                items.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(item);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..READERS.min(names.len())).map(|_| scope.spawn(read)).collect();
+            threads.into_iter().try_for_each(|thread| {
+                let died = || BackupError::Internal("a thread for the journal died".to_owned());
+                thread.join().map_err(|_| died())?
+            })
+        })?;
+        Ok(items.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Writes down that a database is not there any more.
+    pub(super) fn finish_without(&self, database: &Database) -> Result<(), BackupError> {
+        let note = format!("database {:?} was dropped during the backup", database.name);
+        let value = DatabaseDone { summary: None, losses: Vec::new(), notes: vec![note] };
+        self.objects.put(&state::done_name(database.oid), &value, PutMode::Create)?;
+        Ok(())
+    }
+
+    /// Seals the backup, all of whose databases are done, and clears the run away.
+    pub(super) fn seal(&self) -> Result<Manifest, BackupError> {
+        self.tools.progress.phase("sealing");
+        let objects = &self.objects;
+        let record = objects.vault.run(&objects.server, &objects.run)?;
+        let started = record.ok_or(BackupError::RunOver)?.started;
+        let server = &self.server;
+        let mut parts = Parts {
+            globals: Some(server.globals.clone()),
+            databases: Vec::new(),
+            losses: server.losses.clone(),
+            notes: server.notes.clone(),
+        };
+        for database in &server.databases {
+            let done: Option<DatabaseDone> = objects.get(&state::done_name(database.oid))?;
+            let done = done.ok_or(BackupError::RunOver)?;
+            parts.databases.extend(done.summary);
+            parts.losses.extend(done.losses);
+            parts.notes.extend(done.notes);
+        }
+        if parts.databases.is_empty() {
+            let reason = "every database was dropped during the backup".to_owned();
+            return Err(BackupError::NothingToDo(reason));
+        }
+        let manifest = backup::seal_parts(
+            &objects.vault,
+            &objects.server,
+            &self.options.backup,
+            &server.facts.source,
+            started,
+            parts,
+        )?;
+        if let Err(error) = objects.vault.remove_run(&objects.server, &objects.run) {
+            // Nothing depends on it: the next run of this server clears it away.
+            tracing::warn!("cannot close run {}: {error}", objects.run);
+        }
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,103 @@
+//! Signs of life: how far each lane is, for people and for whoever wonders whether a run is dead.
+
+use std::time::{Duration, Instant};
+
+use flexkeep_vault::store::PutMode;
+use flexkeep_vault::{RunId, ServerName, Vault};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::lane::Member;
+use super::state::{self, RunObjects};
+use crate::backup;
+use crate::error::{BackupError, chain};
+use crate::progress::ProgressReading;
+
+/// How often a lane writes a sign.
+const SIGN_EVERY: Duration = Duration::from_secs(5);
+
+/// A lane's last sign of life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneSign {
+    /// Which lane, from 0.
+    pub lane: u32,
+    /// How many were in this lane before.
+    pub generation: u32,
+    /// The machine that it runs on.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// When this was written.
+    pub at: Timestamp,
+    /// What it works on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<Sighting>,
+    /// Its time is up, and it waits for its successor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
+    /// Bytes of data it read per second since the sign before.
+    pub bytes_per_second: u64,
+    /// Its own counters.
+    pub reading: ProgressReading,
+}
+
+/// What a lane works on, and how far that is by all lanes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// The database.
+    pub database: String,
+    /// Its oid.
+    pub oid: u32,
+    /// Which of its snapshots, from 1.
+    pub attempt: u32,
+    /// Items of work.
+    pub items: usize,
+    /// Those that are done.
+    pub items_done: usize,
+}
+
+impl Member<'_> {
+    /// Writes a sign if it is time for one. Without it nothing is lost but the news.
+    pub(super) fn sign(&self, on: impl FnOnce() -> Option<Sighting>) {
+        let mut signed = self.signed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if signed.is_some_and(|(at, _)| at.elapsed() < SIGN_EVERY) {
+            return;
+        }
+        let reading = self.tools.progress.read();
+        let bytes_per_second = signed.map_or(0, |(at, before)| {
+            let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+            reading.read_bytes.saturating_sub(before).saturating_mul(1000) / millis
+        });
+        *signed = Some((Instant::now(), reading.read_bytes));
+        let sign = LaneSign {
+            lane: self.lane.lane,
+            generation: self.lane.generation,
+            host: backup::hostname(),
+            pid: std::process::id(),
+            at: Timestamp::now(),
+            on: on(),
+            leaving: self.is_over_budget(),
+            bytes_per_second,
+            reading,
+        };
+        let name = state::lane_name(self.lane.lane);
+        if let Err(error) = self.objects.put(&name, &sign, PutMode::Overwrite) {
+            tracing::warn!("cannot write the sign of lane {}: {}", sign.lane, chain(&error));
+        }
+    }
+}
+
+/// The last signs of a run's lanes, in their order; none of a run without a relay.
+pub fn lane_signs(
+    vault: &Vault,
+    server: &ServerName,
+    run: &RunId,
+) -> Result<Vec<LaneSign>, BackupError> {
+    let objects = RunObjects { vault: vault.clone(), server: server.clone(), run: run.clone() };
+    let mut signs = Vec::new();
+    for name in objects.names("lane-")? {
+        signs.extend(objects.get::<LaneSign>(&name)?);
+    }
+    signs.sort_by_key(|sign| sign.lane);
+    Ok(signs)
+}
