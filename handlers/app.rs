@@ -5,7 +5,7 @@ use std::time::Duration;
 use flexkeep_functions::{App, BoxError, host_json_timeout};
 
 use crate::settings::Settings;
-use crate::{api, backup, schedule};
+use crate::{api, backup, restore, schedule};
 
 /// Messages and requests have a few hundred bytes; what is longer is refused.
 const BODY_LIMIT: usize = 1 << 20;
@@ -25,6 +25,10 @@ pub(crate) fn app(settings: &Settings) -> Result<App, BoxError> {
     app.service_bus("backup", include_str!("backup/function.json"), {
         let service = service.clone();
         move |message, cx| backup::run(service.clone(), message, cx)
+    })?;
+    app.service_bus("restore", include_str!("restore/function.json"), {
+        let service = service.clone();
+        move |message, cx| restore::run(service.clone(), message, cx)
     })?;
     app.http("api", include_str!("api/function.json"), move |request, cx| {
         api::run(service.clone(), request, cx)

@@ -7,6 +7,7 @@ mod api;
 mod app;
 mod backup;
 mod pgbin;
+mod restore;
 mod schedule;
 mod settings;
 mod trust;

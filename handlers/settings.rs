@@ -18,6 +18,8 @@ pub(crate) const POLICY: &str = "FLEXKEEP_POLICY";
 pub(crate) const BUS: &str = "FLEXKEEP_BUS";
 /// The queue of backup messages; the name is also in backup/function.json.
 pub(crate) const QUEUE: &str = "FLEXKEEP_QUEUE";
+/// The queue of restores and drills; the name is also in restore/function.json.
+pub(crate) const RESTORE_QUEUE: &str = "FLEXKEEP_RESTORE_QUEUE";
 /// Where events go.
 pub(crate) const EVENTS: &str = "FLEXKEEP_EVENTS";
 /// Folder of pg_dump; optional. Without it, the package's own, if it has one.
@@ -37,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) policy: PathBuf,
     pub(crate) bus: BusConnection,
     pub(crate) queue: String,
+    pub(crate) restore_queue: String,
     pub(crate) events: Vec<Events>,
     pub(crate) pg_bin: Option<PathBuf>,
     pub(crate) function_timeout: Option<String>,
@@ -65,6 +68,11 @@ impl Settings {
             policy: root.join(required(env, POLICY, "is not set; it names the policy file")?),
             bus: bus(env, &root)?,
             queue: required(env, QUEUE, "is not set; it names the queue of backups")?,
+            restore_queue: required(
+                env,
+                RESTORE_QUEUE,
+                "is not set; it names the queue of restores, such as restores",
+            )?,
             events: events(
                 &root,
                 &required(env, EVENTS, "is not set; it says where events go, such as log")?,
@@ -96,6 +104,7 @@ impl Settings {
             policy: self.policy.clone(),
             env: Arc::new(ProcessEnv),
             queue: self.queue.clone(),
+            restore_queue: self.restore_queue.clone(),
             bus,
             sink: Arc::new(Sinks(sinks)),
             pg_bin: self.pg_bin.clone(),
@@ -178,6 +187,7 @@ mod tests {
                 POLICY => "policy.toml",
                 BUS => "sqlite:q.db",
                 QUEUE => "backups",
+                RESTORE_QUEUE => "restores",
                 EVENTS => "file:e.jsonl, log",
                 _ => return None,
             };
@@ -240,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_setting_that_is_missing_or_wrong_is_named_without_its_value() {
-        for name in [POLICY, BUS, QUEUE, EVENTS] {
+        for name in [POLICY, BUS, QUEUE, RESTORE_QUEUE, EVENTS] {
             for value in [None, Some(""), Some("  ")] {
                 let error = Settings::read(&env(name, value)).unwrap_err().to_string();
                 assert!(error.contains(name), "{error}");

@@ -15,7 +15,7 @@ const MAX_REQUEST_CHARS: usize = 96;
 const MAX_TEXT_CHARS: usize = 1_000;
 
 /// How far the clocks of those who send and those who work may be apart.
-const CLOCKS_APART: SignedDuration = SignedDuration::from_hours(1);
+pub(crate) const CLOCKS_APART: SignedDuration = SignedDuration::from_hours(1);
 
 /// How much later a request may be made again and still find its backup: longer than queues
 /// remember ids.
@@ -75,7 +75,7 @@ pub enum Reason {
     Manual,
 }
 
-fn one() -> u32 {
+pub(crate) fn one() -> u32 {
     1
 }
 
@@ -147,25 +147,7 @@ impl BackupMessage {
     /// Reads a message's body. What it says must be right to the letter: a field that is not
     /// known may be one that matters.
     pub fn parse(body: &[u8], now: Timestamp) -> Result<Self, BadMessage> {
-        if body.len() > MAX_BODY_BYTES {
-            return Err(BadMessage::TooLong(body.len()));
-        }
-        let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
-            let place = format!("line {}, column {}", error.line(), error.column());
-            BadMessage::NotARequest(format!("it is not JSON ({place})"))
-        })?;
-        let Some(object) = value.as_object() else {
-            return Err(BadMessage::NotARequest("it is JSON, but not an object".to_owned()));
-        };
-        match object.get("version") {
-            Some(version) if version.as_u64() == Some(MESSAGE_VERSION) => {}
-            Some(version) => {
-                let found =
-                    if version.is_number() { version.to_string() } else { "of text".into() };
-                return Err(BadMessage::Version { found });
-            }
-            None => return Err(BadMessage::NotARequest("it has no \"version\"".to_owned())),
-        }
+        let value = versioned_object(body)?;
         let message: Self = serde_json::from_value(value)
             .map_err(|error| BadMessage::NotARequest(without_values(&error.to_string())))?;
         message.checked(now)
@@ -215,23 +197,54 @@ impl BackupMessage {
             last_error: Some(cut(why)),
             ..self.clone()
         };
-        // 1, 4, 16, 60, 60, ... minutes.
-        let minutes = 4_i64.saturating_pow(self.attempt.saturating_sub(1).min(8));
-        (next, SignedDuration::from_mins(minutes).min(MAX_RETRY_DELAY))
+        (next, retry_delay(self.attempt))
     }
 
     /// The same try, later: something that is no failure is in its way. `told`: its beginning was
     /// told, and need not be again.
     pub fn next_look(&self, told: bool) -> (Self, SignedDuration) {
         let next = Self { waits: self.waits.saturating_add(1), told, ..self.clone() };
-        // 5, 10, 20, ... seconds.
-        let seconds = 5_i64.saturating_mul(2_i64.saturating_pow(self.waits.min(10)));
-        (next, SignedDuration::from_secs(seconds).min(MAX_WAIT_DELAY))
+        (next, look_delay(self.waits))
     }
 }
 
+/// How long to wait after a try that failed: 1, 4, 16, 60, 60, ... minutes.
+pub(crate) fn retry_delay(attempt: u32) -> SignedDuration {
+    let minutes = 4_i64.saturating_pow(attempt.saturating_sub(1).min(8));
+    SignedDuration::from_mins(minutes).min(MAX_RETRY_DELAY)
+}
+
+/// How long to wait for what is in the way: 5, 10, 20, ... seconds.
+pub(crate) fn look_delay(waits: u32) -> SignedDuration {
+    let seconds = 5_i64.saturating_mul(2_i64.saturating_pow(waits.min(10)));
+    SignedDuration::from_secs(seconds).min(MAX_WAIT_DELAY)
+}
+
+/// The JSON object of a body, which says that it has [`MESSAGE_VERSION`].
+pub(crate) fn versioned_object(body: &[u8]) -> Result<serde_json::Value, BadMessage> {
+    if body.len() > MAX_BODY_BYTES {
+        return Err(BadMessage::TooLong(body.len()));
+    }
+    let value: serde_json::Value = serde_json::from_slice(body).map_err(|error| {
+        let place = format!("line {}, column {}", error.line(), error.column());
+        BadMessage::NotARequest(format!("it is not JSON ({place})"))
+    })?;
+    let Some(object) = value.as_object() else {
+        return Err(BadMessage::NotARequest("it is JSON, but not an object".to_owned()));
+    };
+    match object.get("version") {
+        Some(version) if version.as_u64() == Some(MESSAGE_VERSION) => {}
+        Some(version) => {
+            let found = if version.is_number() { version.to_string() } else { "of text".into() };
+            return Err(BadMessage::Version { found });
+        }
+        None => return Err(BadMessage::NotARequest("it has no \"version\"".to_owned())),
+    }
+    Ok(value)
+}
+
 /// Whether a text can be the id of a request for a server: no two servers share one.
-fn is_request_id(text: &str, server: &ServerName) -> bool {
+pub(crate) fn is_request_id(text: &str, server: &ServerName) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'/' | b'-');
     let own = text.strip_prefix(server.as_str()).and_then(|rest| rest.strip_prefix('/'));
     own.is_some_and(|own| !own.is_empty() && !own.ends_with('/'))
@@ -249,7 +262,7 @@ pub(crate) fn cut(text: &str) -> String {
 }
 
 /// What serde says of a wrong shape repeats the value, which may be anything, also a secret.
-fn without_values(error: &str) -> String {
+pub(crate) fn without_values(error: &str) -> String {
     match error.split_once("invalid type: ").or_else(|| error.split_once("invalid value: ")) {
         Some((_, rest)) => match rest.rsplit_once(", expected ") {
             Some((_, expected)) => format!("a field has the wrong type, expected {expected}"),

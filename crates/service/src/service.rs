@@ -27,6 +27,8 @@ pub struct ServiceOptions {
     pub env: Arc<dyn Env + Send + Sync>,
     /// The queue of backup messages.
     pub queue: String,
+    /// The queue of messages for restores and drills.
+    pub restore_queue: String,
     /// Where messages go.
     pub bus: Arc<dyn Bus>,
     /// Where events go.

@@ -29,6 +29,9 @@ pub use servers::FakeServer;
 /// The queue of all tests.
 pub const QUEUE: &str = "backups";
 
+/// The queue of restores.
+pub const RESTORE_QUEUE: &str = "restores";
+
 /// Part of every planted secret.
 pub const SECRET: &str = "hunter2";
 
@@ -107,6 +110,7 @@ impl Bench {
         let path = folder.path().join("queues.db");
         let queues = LocalQueues::open_with_clock(&path, clock.clone()).expect("a new file");
         queues.declare(QUEUE, options).expect("a queue");
+        queues.declare(RESTORE_QUEUE, &QueueOptions::default()).expect("a queue");
         let bus = Arc::new(ShakyBus::new(LocalBus(queues.clone())));
         let sink = Arc::new(ShakySink::new(FileSink::new(folder.path().join("events.jsonl"))));
         let service = Service::new(options_of(&folder, bus.clone(), sink.clone()));
@@ -260,6 +264,7 @@ fn options_of(
         policy: folder.path().join("policy.toml"),
         env: Arc::new(env),
         queue: QUEUE.to_owned(),
+        restore_queue: RESTORE_QUEUE.to_owned(),
         bus,
         sink,
         pg_bin: None,
