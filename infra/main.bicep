@@ -144,6 +144,7 @@ param silenceWindow string = 'PT1H'
 // setting, the rights and the alert.
 var queues = [
   { name: 'backups', setting: 'FLEXKEEP_QUEUE' }
+  { name: 'restores', setting: 'FLEXKEEP_RESTORE_QUEUE' }
 ]
 
 // The topic that events go to, on the same namespace.

@@ -47,6 +47,7 @@ impl BareHandler {
             .env("FUNCTIONS_CUSTOMHANDLER_WORKER_ID", "4e1a3a46-3c0f-4c42-9a1d-2f2f6f0c7a10")
             .env("FLEXKEEP_POLICY", "policy.toml")
             .env("FLEXKEEP_QUEUE", "backups")
+            .env("FLEXKEEP_RESTORE_QUEUE", "restores")
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file"))
