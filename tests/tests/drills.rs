@@ -215,7 +215,10 @@ fn the_app_tells_how_a_drill_ended_and_a_killed_one_is_cleared_away_by_the_next(
     kill(scene.app.handler_pid());
     let passed = scene.app.wait_for_event("drill.passed", MINUTE);
     assert_eq!(passed["id"], "src/killed~drill/passed");
-    assert_eq!((&passed["data"]["rows"], &passed["data"]["target"]), (&5000.into(), &"drills".into()));
+    assert_eq!(
+        (&passed["data"]["rows"], &passed["data"]["target"]),
+        (&5000.into(), &"drills".into())
+    );
     scene.nothing_is_left();
 
     // The same request again is told again, and not held again; another one is.
@@ -226,7 +229,9 @@ fn the_app_tells_how_a_drill_ended_and_a_killed_one_is_cleared_away_by_the_next(
     };
     let text = drill(&[]).expect_success().text();
     assert!(text.contains("the drill passed"), "{text}");
-    scene.write_policy("databases = [\"shop\"]\n[[drill.assertion]]\nname = \"no\"\nsql = \"SELECT false\"\n");
+    scene.write_policy(
+        "databases = [\"shop\"]\n[[drill.assertion]]\nname = \"no\"\nsql = \"SELECT false\"\n",
+    );
     let out = drill(&["--idempotency-key", "no"]);
     assert_eq!(out.code(), Some(1), "{}", out.errors());
     assert!(out.errors().contains("assertion \"no\" is false"), "{}", out.errors());

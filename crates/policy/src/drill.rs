@@ -169,7 +169,7 @@ pub(crate) fn read(
                 format!(
                     "server {:?} has a drill already; a server has one, so put its assertions \
                      together",
-                    drill.server
+                    drill.server.as_str()
                 ),
             );
         }

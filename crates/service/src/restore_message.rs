@@ -53,7 +53,7 @@ pub struct RestoreMessage {
     /// Whether its beginning was told already.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub told: bool,
-    /// Why the last try failed, without secrets.
+    /// Why it was put off last, without secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
@@ -281,8 +281,13 @@ impl RestoreMessage {
     }
 
     /// The same try, later.
-    pub fn next_look(&self) -> (Self, SignedDuration) {
-        (Self { waits: self.waits.saturating_add(1), ..self.clone() }, look_delay(self.waits))
+    pub fn next_look(&self, why: &str) -> (Self, SignedDuration) {
+        let next = Self {
+            waits: self.waits.saturating_add(1),
+            last_error: Some(cut(why)),
+            ..self.clone()
+        };
+        (next, look_delay(self.waits))
     }
 }
 
@@ -389,7 +394,7 @@ mod tests {
         assert_eq!(format!("{:?}", order.options(usual.lanes)), format!("{usual:?}"));
         let drill = RestoreMessage::scheduled_drill(&"shop".parse().unwrap(), now(), now());
         assert_eq!(drill.message_id(), "drill/shop/20261122T013002Z");
-        for message in [message.next_try("away").0.next_look().0, message, drill] {
+        for message in [message.next_try("away").0.next_look("busy").0, message, drill] {
             let body = serde_json::to_vec(&message).unwrap();
             assert_eq!(RestoreMessage::parse(&body, now()).unwrap(), message);
         }

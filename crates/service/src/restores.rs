@@ -40,7 +40,8 @@ const MAX_DELIVERIES: u32 = 5;
 /// How often in a row a request looks again, or is cut off by a time limit.
 const MAX_WAITS: u32 = 290;
 
-/// How long a restore that is told to stop may take for it; a drill also drops its database then.
+/// How long a restore that is told to stop may take for it, at most; a drill also drops its database
+/// then. Where little time is given, a quarter of that.
 const STOP_TIME: Duration = Duration::from_secs(20);
 
 /// How often work is looked at, and how often a line tells how far it is; the first one sooner.
@@ -225,6 +226,10 @@ impl Service {
         let _stop_when_dropped = StopWhenDropped(Arc::clone(progress));
         let mut line_at = Instant::now() + FIRST_LINE;
         let mut stopped = false;
+        let stop_at = job.deadline.map(|by| {
+            let left = by.saturating_duration_since(Instant::now());
+            by.checked_sub(STOP_TIME.min(left / 4)).unwrap_or(by)
+        });
         loop {
             let result = tokio::time::timeout(LOOK_EVERY, &mut work).await;
             if let Ok(joined) = result {
@@ -238,7 +243,7 @@ impl Service {
                     other => other,
                 });
             }
-            if !stopped && job.deadline.is_some_and(|by| Instant::now() + STOP_TIME >= by) {
+            if !stopped && stop_at.is_some_and(|stop_at| Instant::now() >= stop_at) {
                 stopped = true;
                 progress.cancel();
             }
@@ -337,7 +342,10 @@ impl Service {
         setback: Setback,
     ) -> Result<RestoreWorked, ServiceError> {
         let (why, (next, after)) = match setback {
-            Setback::Busy(why) => (why, message.next_look()),
+            Setback::Busy(why) => {
+                let next = message.next_look(&why);
+                (why, next)
+            }
             Setback::Passing(why) | Setback::Lasting(why, _) => {
                 let next = message.next_try(&why);
                 (why, next)
@@ -369,7 +377,7 @@ impl Job {
             return match self.policy.drill(self.message.server.as_str()) {
                 None => lasting(format!(
                     "the policy has no [[drill]] for server {:?}",
-                    self.message.server
+                    self.message.server.as_str()
                 )),
                 Some(drill) if !drill.enabled() && self.message.instant.is_some() => {
                     lasting("the drill is disabled in the policy (enabled = false)".to_owned())
@@ -382,7 +390,7 @@ impl Job {
                 self.policy.targets().iter().map(|target| target.name().as_str()).collect();
             return lasting(format!(
                 "the policy has no target {:?}; it has {}",
-                order.target,
+                order.target.as_str(),
                 if known.is_empty() { "none".to_owned() } else { known.join(", ") }
             ));
         };

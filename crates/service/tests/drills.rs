@@ -79,7 +79,8 @@ async fn a_target_that_is_away_puts_a_request_off_and_in_the_end_it_is_given_up(
     };
     let server = "shop".parse().unwrap();
     let restore = RestoreMessage::restore(&server, "k", order, Timestamp::now()).unwrap();
-    let drill = RestoreMessage::drill(&server, "k", DrillOrder::default(), Timestamp::now()).unwrap();
+    let drill =
+        RestoreMessage::drill(&server, "k", DrillOrder::default(), Timestamp::now()).unwrap();
     for message in [restore, drill] {
         let what = message.what();
         let mut message = message;
@@ -123,7 +124,8 @@ async fn what_the_policy_does_not_have_is_given_up_at_once() {
     let now = Timestamp::now();
     let drill = RestoreMessage::drill(&server, "d", DrillOrder::default(), now).unwrap();
     let restore = RestoreMessage::restore(&server, "r", order("spare"), now).unwrap();
-    for (message, words) in [(&drill, "no [[drill]]"), (&restore, "no target \"spare\"; it has none")]
+    for (message, words) in
+        [(&drill, "no [[drill]]"), (&restore, "no target \"spare\"; it has none")]
     {
         let RestoreWorked::Failed { why } = work(&bench, message, 1).await else { panic!() };
         assert!(why.contains(words), "{why}");

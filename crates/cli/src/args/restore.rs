@@ -206,7 +206,8 @@ mod tests {
     #[test]
     fn a_function_app_is_asked_for_the_same_that_is_done_here() {
         let line = |more: &[&str]| {
-            let line = [&["flexkeep", "restore", "shop/latest", "--target", "spare"], more].concat();
+            let line =
+                [&["flexkeep", "restore", "shop/latest", "--target", "spare"], more].concat();
             Cli::try_parse_from(line).map(|cli| cli.command)
         };
         let more = ["--database", "a=b", "--table", "t", "--clean", "--no-roles", "--verify"];

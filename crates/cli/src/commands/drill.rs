@@ -54,9 +54,7 @@ fn here(path: &Path, args: &DrillArgs, output: &Output) -> Result<Exit, Failure>
     }
     let (backup, databases) = (args.backup.clone(), args.database.clone());
     let drill = Drill { vault, policy, drill, request, backup, databases };
-    let result = watched(output, |progress| {
-        drill.run(progress, &|_, _| Ok(())).map_err(of_drill)
-    })?;
+    let result = watched(output, |progress| drill.run(progress, &|_, _| Ok(())).map_err(of_drill))?;
     drill.note(&result).map_err(|error| of_drill(error.into()))?;
     let why = result.why();
     let exit = if why.is_none() { Exit::Success } else { Exit::Failed };

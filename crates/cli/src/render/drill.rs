@@ -79,11 +79,8 @@ pub(crate) fn of_app(what: What, report: &Value) -> String {
     let text = |key: &str| cell(report[key].as_str().unwrap_or_default()).to_string();
     let number = |key: &str| report[key].as_u64().unwrap_or_default();
     let databases = number("databases_count");
-    let counts = format!(
-        "{}, {} rows",
-        plural(databases, "database"),
-        units::count(number("rows"))
-    );
+    let counts =
+        format!("{}, {} rows", plural(databases, "database"), units::count(number("rows")));
     match what {
         What::Restore => {
             let mut out = format!("{} is restored: {counts}\n", text("backup"));
