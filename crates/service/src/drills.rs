@@ -49,6 +49,9 @@ pub struct Drill {
     pub databases: Vec<String>,
 }
 
+/// Called with the backup and the databases that were chosen.
+pub type Chosen<'a> = dyn Fn(&str, &[String]) -> Result<(), ServiceError> + 'a;
+
 /// What a drill found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DrillResult {
@@ -152,7 +155,7 @@ impl Drill {
     pub fn run(
         &self,
         progress: &Arc<Progress>,
-        chosen: &dyn Fn(&str, &[String]) -> Result<(), ServiceError>,
+        chosen: &Chosen<'_>,
     ) -> Result<DrillResult, DrillError> {
         let started = Instant::now();
         let name = self.drill.target();

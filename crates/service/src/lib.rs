@@ -27,7 +27,7 @@ mod target;
 mod tick;
 mod work;
 
-pub use drills::{Drill, DrillError, DrillResult};
+pub use drills::{Chosen, Drill, DrillError, DrillResult};
 pub use error::ServiceError;
 pub use message::{BackupMessage, BadMessage, MESSAGE_VERSION, Reason};
 pub use record::{Fate, RequestNote};

@@ -101,7 +101,7 @@ struct Job {
 enum Done {
     /// What the completion says.
     Restored(Value),
-    Drilled(Drill, DrillResult),
+    Drilled(Box<(Drill, DrillResult)>),
 }
 
 impl Service {
@@ -263,7 +263,8 @@ impl Service {
                     job.events.restore_completed(&job.message, data.clone()),
                     RestoreFate::Completed,
                 ),
-                Done::Drilled(drill, result) => {
+                Done::Drilled(drilled) => {
+                    let (drill, result) = drilled.as_ref();
                     drill.note(result)?;
                     let fate = match result.why() {
                         None => RestoreFate::Passed,
@@ -475,7 +476,7 @@ impl Job {
             self.change(known).map(drop)
         };
         match drill.run(progress, &chosen) {
-            Ok(result) => Ok(Done::Drilled(drill, result)),
+            Ok(result) => Ok(Done::Drilled(Box::new((drill, result)))),
             Err(error @ DrillError::Busy { .. }) => Err(Setback::Busy(error.to_string())),
             Err(error) if error.may_pass() => Err(Setback::Passing(chain(&error))),
             Err(error) => Err(Setback::Lasting(chain(&error), None)),

@@ -14,6 +14,9 @@ use crate::progress::Progress;
 
 const DOING: &str = "counting rows";
 
+/// Schema and name, in the encoding of the session.
+type TableName = (Vec<u8>, Vec<u8>);
+
 /// Counts the rows of each table that the backup has, and the large objects.
 pub(super) fn count(
     vault: &Vault,
@@ -62,7 +65,7 @@ pub(super) fn count(
 }
 
 /// Tables that belong to extensions: they also have the rows that come with the extension.
-fn tables_of_extensions(db: &mut Db) -> Result<HashSet<(Vec<u8>, Vec<u8>)>, RestoreError> {
+fn tables_of_extensions(db: &mut Db) -> Result<HashSet<TableName>, RestoreError> {
     let rows = db.rows(
         DOING,
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_depend d \
