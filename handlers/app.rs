@@ -5,7 +5,7 @@ use std::time::Duration;
 use flexkeep_functions::{App, BoxError, host_json_timeout};
 
 use crate::settings::Settings;
-use crate::{api, backup, lane, schedule};
+use crate::{api, backup, lane, restore, schedule};
 
 /// Messages and requests have a few hundred bytes; what is longer is refused.
 const BODY_LIMIT: usize = 1 << 20;
@@ -29,6 +29,10 @@ pub(crate) fn app(settings: &Settings) -> Result<App, BoxError> {
     app.service_bus("lane", include_str!("lane/function.json"), {
         let service = service.clone();
         move |message, cx| lane::run(service.clone(), message, cx)
+    })?;
+    app.service_bus("restore", include_str!("restore/function.json"), {
+        let service = service.clone();
+        move |message, cx| restore::run(service.clone(), message, cx)
     })?;
     app.http("api", include_str!("api/function.json"), move |request, cx| {
         api::run(service.clone(), request, cx)

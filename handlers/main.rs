@@ -8,6 +8,7 @@ mod app;
 mod backup;
 mod lane;
 mod pgbin;
+mod restore;
 mod schedule;
 mod settings;
 mod trust;

@@ -23,6 +23,8 @@ pub(crate) const QUEUE: &str = "FLEXKEEP_QUEUE";
 pub(crate) const LANES_QUEUE: &str = "FLEXKEEP_LANES_QUEUE";
 /// Seconds that a lane works before it sends its successor; optional.
 pub(crate) const LANE_SECONDS: &str = "FLEXKEEP_LANE_SECONDS";
+/// The queue of restores and drills; the name is also in restore/function.json.
+pub(crate) const RESTORE_QUEUE: &str = "FLEXKEEP_RESTORE_QUEUE";
 /// Where events go.
 pub(crate) const EVENTS: &str = "FLEXKEEP_EVENTS";
 /// Folder of pg_dump; optional. Without it, the package's own, if it has one.
@@ -44,6 +46,7 @@ pub(crate) struct Settings {
     pub(crate) queue: String,
     pub(crate) lanes: String,
     pub(crate) lane_budget: Duration,
+    pub(crate) restore_queue: String,
     pub(crate) events: Vec<Events>,
     pub(crate) pg_bin: Option<PathBuf>,
     pub(crate) function_timeout: Option<String>,
@@ -74,6 +77,11 @@ impl Settings {
             queue: required(env, QUEUE, "is not set; it names the queue of backups")?,
             lanes: required(env, LANES_QUEUE, "is not set; it names the queue of lanes")?,
             lane_budget: lane_budget(env)?,
+            restore_queue: required(
+                env,
+                RESTORE_QUEUE,
+                "is not set; it names the queue of restores, such as restores",
+            )?,
             events: events(
                 &root,
                 &required(env, EVENTS, "is not set; it says where events go, such as log")?,
@@ -107,6 +115,7 @@ impl Settings {
             queue: self.queue.clone(),
             lanes: self.lanes.clone(),
             lane_budget: self.lane_budget,
+            restore_queue: self.restore_queue.clone(),
             bus,
             sink: Arc::new(Sinks(sinks)),
             pg_bin: self.pg_bin.clone(),
@@ -206,6 +215,7 @@ mod tests {
                 BUS => "sqlite:q.db",
                 QUEUE => "backups",
                 LANES_QUEUE => "lanes",
+                RESTORE_QUEUE => "restores",
                 EVENTS => "file:e.jsonl, log",
                 _ => return None,
             };
@@ -268,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_setting_that_is_missing_or_wrong_is_named_without_its_value() {
-        for name in [POLICY, BUS, QUEUE, LANES_QUEUE, EVENTS] {
+        for name in [POLICY, BUS, QUEUE, LANES_QUEUE, RESTORE_QUEUE, EVENTS] {
             for value in [None, Some(""), Some("  ")] {
                 let error = Settings::read(&env(name, value)).unwrap_err().to_string();
                 assert!(error.contains(name), "{error}");

@@ -145,6 +145,7 @@ param silenceWindow string = 'PT1H'
 var queues = [
   { name: 'backups', setting: 'FLEXKEEP_QUEUE' }
   { name: 'lanes', setting: 'FLEXKEEP_LANES_QUEUE' }
+  { name: 'restores', setting: 'FLEXKEEP_RESTORE_QUEUE' }
 ]
 
 // The topic that events go to, on the same namespace.

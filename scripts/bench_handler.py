@@ -43,7 +43,7 @@ class Handler:
         self.port = free_port()
         environment = {
             "PATH": os.environ["PATH"], "FUNCTIONS_CUSTOMHANDLER_PORT": str(self.port), "FUNCTIONS_APP_ROOT_PATH": str(folder),
-            "FLEXKEEP_POLICY": "policy.toml", "FLEXKEEP_BUS": "sqlite:queues.db", "FLEXKEEP_QUEUE": "backups", "FLEXKEEP_LANES_QUEUE": "lanes", "FLEXKEEP_EVENTS": "log",
+            "FLEXKEEP_POLICY": "policy.toml", "FLEXKEEP_BUS": "sqlite:queues.db", "FLEXKEEP_QUEUE": "backups", "FLEXKEEP_LANES_QUEUE": "lanes", "FLEXKEEP_RESTORE_QUEUE": "restores", "FLEXKEEP_EVENTS": "log",
         }
         self.started = time.perf_counter()
         self.process = subprocess.Popen([program], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -212,7 +212,7 @@ import json, sys
 to, more, name, vault, password, trust = sys.argv[1:]
 values = {
     "FUNCTIONS_WORKER_RUNTIME": "Custom", "FLEXKEEP_POLICY": f"/data/{name}/policy.toml",
-    "FLEXKEEP_TICK": "* * * * * *", "FLEXKEEP_QUEUE": "backups", "FLEXKEEP_LANES_QUEUE": "lanes",
+    "FLEXKEEP_TICK": "* * * * * *", "FLEXKEEP_QUEUE": "backups", "FLEXKEEP_LANES_QUEUE": "lanes", "FLEXKEEP_RESTORE_QUEUE": "restores",
     "FLEXKEEP_BUS": f"sqlite:/data/{name}/queues.db",
     "FLEXKEEP_EVENTS": f"file:/data/{name}/events.jsonl,log",
     "FLEXKEEP_VAULT": vault, "PROVE_PASSWORD": password,

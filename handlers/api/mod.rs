@@ -3,9 +3,10 @@
 mod routes;
 
 use flexkeep_functions::{BoxError, Context, HttpRequest, HttpResponse, StatusCode};
-use flexkeep_service::{Service, ServiceError};
+use flexkeep_service::{DrillOrder, Order, RestoreOrder, Service, ServiceError, What};
 use flexkeep_vault::VaultError;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use routes::{ROUTES, Route};
@@ -21,6 +22,15 @@ const JSON: &str = "application/json";
 #[serde(deny_unknown_fields)]
 struct BackUpNow {
     server: String,
+}
+
+/// The body that asks for a restore or a drill.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RestoreNow {
+    server: String,
+    restore: Option<RestoreOrder>,
+    drill: Option<DrillOrder>,
 }
 
 /// An answer that is no success.
@@ -72,6 +82,8 @@ async fn answer(service: &Service, request: &HttpRequest, cx: &Context) -> Resul
             Ok(HttpResponse::json(StatusCode::OK, &manifest))
         }
         Route::BackUpNow => back_up_now(service, request, cx).await,
+        Route::Restore => restore(service, request).await,
+        Route::RestoreNow => restore_now(service, request, cx).await,
     }
 }
 
@@ -80,13 +92,24 @@ async fn back_up_now(
     request: &HttpRequest,
     cx: &Context,
 ) -> Result<Answer, Refusal> {
+    let expected = "{\"server\": \"NAME\"}";
+    let body: BackUpNow = body_of(request, expected)?;
+    // Whoever asks twice with one key gets one backup.
+    let key = request.header("idempotency-key").unwrap_or_else(|| cx.invocation_id());
+    let asked = service.back_up_now(&body.server, key).await.map_err(refusal)?;
+    let status = if asked.known.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok(HttpResponse::json(status, &asked))
+}
+
+/// A body of JSON.
+fn body_of<T: DeserializeOwned>(request: &HttpRequest, expected: &str) -> Result<T, Refusal> {
     if request.body.len() > MAX_BODY_BYTES {
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body has over 16 KiB"));
     }
     if request.body.is_empty() {
         return Err(Refusal::new(
             StatusCode::BAD_REQUEST,
-            "the body is empty; expected {\"server\": \"NAME\"}, sent with a Content-Length",
+            format!("the body is empty; expected {expected}, sent with a Content-Length"),
         ));
     }
     // Also keeps web pages of others from asking: their forms cannot send this type.
@@ -97,23 +120,62 @@ async fn back_up_now(
             format!("the content type is not {JSON}; send that header with the body"),
         ));
     }
-    let body: BackUpNow = serde_json::from_slice(&request.body).map_err(|_| {
-        Refusal::new(StatusCode::BAD_REQUEST, "the body is not {\"server\": \"NAME\"}")
-    })?;
-    // Whoever asks twice with one key gets one backup.
+    serde_json::from_slice(&request.body)
+        .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, format!("the body is not {expected}")))
+}
+
+/// Asks for a restore or a drill.
+async fn restore_now(
+    service: &Service,
+    request: &HttpRequest,
+    cx: &Context,
+) -> Result<Answer, Refusal> {
+    let expected = "{\"server\": \"NAME\", \"restore\": {\"target\": \"NAME\", ...}} or \
+                    {\"server\": \"NAME\", \"drill\": {}}, with the fields of docs/events.md";
+    let body: RestoreNow = body_of(request, expected)?;
+    let order = match (body.restore, body.drill) {
+        (Some(order), None) => Order::Restore(order),
+        (None, Some(order)) => Order::Drill(order),
+        _ => {
+            let message = format!("the body is not {expected}");
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+        }
+    };
     let key = request.header("idempotency-key").unwrap_or_else(|| cx.invocation_id());
-    let asked = service.back_up_now(&body.server, key).await.map_err(refusal)?;
-    let status = if asked.known.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let asked = service.restore_now(&body.server, key, order).await.map_err(refusal)?;
+    let status = if asked.fate.is_some() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(HttpResponse::json(status, &asked))
+}
+
+/// What became of a restore or a drill.
+async fn restore(service: &Service, request: &HttpRequest) -> Result<Answer, Refusal> {
+    let what = match request.query("what") {
+        Some("drill") => What::Drill,
+        Some("restore") | None => What::Restore,
+        Some(_) => {
+            let message = "what is neither restore nor drill; write ?what=drill&request=REQUEST";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+        }
+    };
+    let Some(id) = request.query("request") else {
+        let message = "the request is not named; write ?request=REQUEST";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+    };
+    let found = service.restore_request(what, id).await.map_err(refusal)?;
+    Ok(HttpResponse::json(StatusCode::OK, &found))
 }
 
 /// Which status an error of the service is, and in which words.
 fn refusal(error: ServiceError) -> Refusal {
     let status = match &error {
         ServiceError::UnknownServer { .. }
+        | ServiceError::UnknownTarget { .. }
+        | ServiceError::NoDrill(_)
         | ServiceError::NoBackups
         | ServiceError::Vault(VaultError::NoSuchBackup { .. }) => StatusCode::NOT_FOUND,
-        ServiceError::BadRequest(_) | ServiceError::BadServerName(_) => StatusCode::BAD_REQUEST,
+        ServiceError::BadRequest(_)
+        | ServiceError::BadRestoreRequest(_)
+        | ServiceError::BadServerName(_) => StatusCode::BAD_REQUEST,
         ServiceError::Vault(VaultError::AmbiguousBackup { .. }) => StatusCode::CONFLICT,
         ServiceError::Vault(_) | ServiceError::Send { .. } => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -5,11 +5,13 @@ use flexkeep_functions::{Method, StatusCode};
 use super::{Refusal, known_routes};
 
 /// Methods and paths, for people.
-pub(super) const ROUTES: [(&str, &str); 4] = [
+pub(super) const ROUTES: [(&str, &str); 6] = [
     ("GET", "status"),
     ("GET", "backups?server=NAME"),
     ("GET", "backups/BACKUP"),
     ("POST", "backups"),
+    ("GET", "restores?what=restore|drill&request=REQUEST"),
+    ("POST", "restores"),
 ];
 
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub(super) enum Route {
     Backups,
     Backup(String),
     BackUpNow,
+    Restore,
+    RestoreNow,
 }
 
 impl Route {
@@ -31,13 +35,15 @@ impl Route {
             (["status"], &Method::GET) => Ok(Self::Status),
             (["backups"], &Method::GET) => Ok(Self::Backups),
             (["backups"], &Method::POST) => Ok(Self::BackUpNow),
+            (["restores"], &Method::GET) => Ok(Self::Restore),
+            (["restores"], &Method::POST) => Ok(Self::RestoreNow),
             (["backups", id], &Method::GET) => Ok(Self::Backup((*id).to_owned())),
             // As in SERVER/latest.
             (["backups", server, latest], &Method::GET) => {
                 Ok(Self::Backup(format!("{server}/{latest}")))
             }
             (["status"] | ["backups", _], _) => not_allowed("GET"),
-            (["backups"], _) => not_allowed("GET and POST"),
+            (["backups"] | ["restores"], _) => not_allowed("GET and POST"),
             _ => {
                 let message = format!("there is no /api/{path}; there are {}", known_routes());
                 Err(Refusal::new(StatusCode::NOT_FOUND, message))
@@ -63,6 +69,10 @@ mod tests {
         }
         let post = |path| Route::find(&Method::POST, path).map_err(|refusal| refusal.status);
         assert_eq!(post("backups"), Ok(Route::BackUpNow));
+        assert_eq!(
+            (get("restores"), post("restores")),
+            (Ok(Route::Restore), Ok(Route::RestoreNow))
+        );
         assert_eq!(post("status"), Err(StatusCode::METHOD_NOT_ALLOWED));
         let Err(refusal) = Route::find(&Method::GET, "nothing") else { panic!("no such route") };
         assert!(refusal.message.contains("POST /api/backups"), "{}", refusal.message);

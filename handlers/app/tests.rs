@@ -7,7 +7,7 @@ use flexkeep_bus::BusConnection;
 use serde_json::Value;
 
 use super::*;
-use crate::settings::{BUS, EVENTS, POLICY, QUEUE};
+use crate::settings::{BUS, EVENTS, POLICY, QUEUE, RESTORE_QUEUE};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("handlers is in the checkout")
@@ -67,7 +67,7 @@ fn every_folder_is_registered_and_every_function_has_a_folder() {
     let registered: BTreeMap<String, String> =
         registered.into_iter().map(|(name, kind)| (name, kind.to_owned())).collect();
     assert_eq!(registered, folders);
-    assert_eq!(registered.len(), 4);
+    assert_eq!(registered.len(), 5);
 }
 
 #[test]
@@ -83,7 +83,8 @@ fn folders_hold_nothing_that_the_host_would_take_for_a_language() {
 
 #[test]
 fn settings_are_named_where_they_are_used_and_used_where_they_are_named() {
-    let mut used: BTreeSet<String> = [POLICY, BUS, QUEUE, EVENTS].map(str::to_owned).into();
+    let mut used: BTreeSet<String> =
+        [POLICY, BUS, QUEUE, RESTORE_QUEUE, EVENTS].map(str::to_owned).into();
     for (name, function) in function_jsons() {
         for binding in function["bindings"].as_array().expect("bindings") {
             for (key, value) in binding.as_object().expect("a binding") {
@@ -96,7 +97,8 @@ fn settings_are_named_where_they_are_used_and_used_where_they_are_named() {
                     used.insert(text.to_owned());
                 }
                 if key == "queueName" {
-                    assert_eq!(text, format!("%{QUEUE}%"), "{name}");
+                    let queue = if name == "restore" { RESTORE_QUEUE } else { QUEUE };
+                    assert_eq!(text, format!("%{queue}%"), "{name}");
                 }
             }
         }

@@ -61,7 +61,7 @@ pub(crate) async fn answer(
 }
 
 /// 2, 4, 8, ... seconds, up to a minute and to what the invocation has left.
-fn pause_after(delivery_count: u32, remaining: Option<Duration>) -> Duration {
+pub(crate) fn pause_after(delivery_count: u32, remaining: Option<Duration>) -> Duration {
     let pause = Duration::from_secs(1 << delivery_count.min(6)).min(MAX_PAUSE);
     remaining.map_or(pause, |remaining| pause.min(remaining))
 }

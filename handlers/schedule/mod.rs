@@ -21,6 +21,9 @@ pub(crate) async fn run(
             tracing::error!("server {}: the backup of {instant} is overdue by a day", one.server);
         }
     }
+    for drill in &ticked.drills {
+        tracing::info!("server {}: restore drill of {} is sent", drill.server, drill.sent);
+    }
     cx.log(format!("{} servers had something to do", ticked.servers.len()));
     Ok(Outputs::new())
 }

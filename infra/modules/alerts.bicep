@@ -52,6 +52,20 @@ var events = [
     text: 'Two scheduled backups in a row failed; until one succeeds, there is one a week.'
     type: 'flexkeep.schedule.degraded'
   }
+  {
+    name: 'drill-failed'
+    severity: 1
+    title: 'a restore drill failed'
+    text: 'The newest backup of the server could not be restored on trial, or what was restored is not what it should be. The event in the topic says why.'
+    type: 'flexkeep.drill.failed'
+  }
+  {
+    name: 'restore-failed'
+    severity: 2
+    title: 'a restore failed'
+    text: 'A restore that somebody asked for was given up, or a message was refused. The event in the topic says why.'
+    type: 'flexkeep.restore.failed'
+  }
 ]
 
 var actionGroups = empty(email) ? [] : [actions.id]

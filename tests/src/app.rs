@@ -21,6 +21,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// The queue of backups.
 const QUEUE: &str = "backups";
 
+/// The queue of restores and drills.
+const RESTORES: &str = "restores";
+
 /// A function app in a folder of its own; what runs of it is killed when it is dropped.
 pub struct TestApp {
     folder: TempDir,
@@ -58,6 +61,23 @@ impl TestApp {
              schedule = {{ every = \"week\", on = \"sunday\", at = \"02:30\", zone = \"UTC\" }}\n{more}\n",
             self.place().display().to_string()
         )
+    }
+
+    /// Lines of a policy for a target that restores may go to, as the server's superuser.
+    pub fn target_of(&self, server: &Server, name: &str, more: &str) -> String {
+        let connection = server.conninfo("postgres").replace('\\', "\\\\").replace('"', "\\\"");
+        format!(
+            "\n[[target]]\nname = \"{name}\"\nconnection = \"{connection}\"\nlanes = 2\n{more}\n"
+        )
+    }
+
+    /// Backs a server up under the name `src`, with the command and not by way of the app.
+    #[track_caller]
+    pub fn back_up(&self, server: &Server) -> String {
+        let from = server.conninfo("postgres");
+        let mut command = flexkeep_command(&["backup", "-q", "--name", "src", "--from", &from]);
+        command.arg("--pg-bin").arg(server.version().bin()).arg("--vault").arg(self.place());
+        run(&mut command, Duration::from_secs(150)).expect_success().text().trim().to_owned()
     }
 
     /// Replaces the policy.
@@ -215,15 +235,25 @@ impl TestApp {
         self.queues().send(QUEUE, &Message::new(id, body.as_bytes())).expect("a message is sent");
     }
 
+    /// Puts a message into the queue of restores.
+    #[track_caller]
+    pub fn send_restore(&self, id: &str, body: &str) {
+        let sent = self.queues().send(RESTORES, &Message::new(id, body.as_bytes()));
+        sent.expect("a message is sent");
+    }
+
     /// Waits until no message waits, is locked, or is to come, and none was put aside.
     #[track_caller]
     pub fn wait_until_drained(&self, limit: Duration) {
         let queues = self.queues();
-        wait_for("the queue is drained", limit, || {
-            let counts = queues.counts(QUEUE).expect("counts");
-            (counts.active + counts.locked + counts.scheduled == 0).then_some(())
-        });
-        assert_eq!(queues.counts(QUEUE).expect("counts").dead, 0, "dead letters\n{}", self.log());
+        for queue in [QUEUE, RESTORES] {
+            wait_for("the queue is drained", limit, || {
+                let counts = queues.counts(queue).expect("counts");
+                (counts.active + counts.locked + counts.scheduled == 0).then_some(())
+            });
+            let dead = queues.counts(queue).expect("counts").dead;
+            assert_eq!(dead, 0, "dead letters\n{}", self.log());
+        }
     }
 
     /// A request to the host: the status, and the body as JSON or null.

@@ -48,6 +48,7 @@ impl BareHandler {
             .env("FLEXKEEP_POLICY", "policy.toml")
             .env("FLEXKEEP_QUEUE", "backups")
             .env("FLEXKEEP_LANES_QUEUE", "lanes")
+            .env("FLEXKEEP_RESTORE_QUEUE", "restores")
             .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file"))

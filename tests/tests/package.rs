@@ -163,6 +163,7 @@ fn the_package_backs_a_server_up_with_its_own_pg_dump_and_no_setting_for_it() {
         "FLEXKEEP_TICK": "* * * * * *",
         "FLEXKEEP_QUEUE": "backups",
         "FLEXKEEP_LANES_QUEUE": "lanes",
+        "FLEXKEEP_RESTORE_QUEUE": "restores",
         "FLEXKEEP_BUS": format!("sqlite:{}", state.join("queues.db").display()),
         "FLEXKEEP_EVENTS": format!("file:{}", events.display()),
         "FLEXKEEP_VAULT": state.join("vault"),

@@ -4,7 +4,7 @@ mod functions;
 mod restore;
 mod verify;
 
-pub(crate) use functions::{HostArgs, StatusArgs, TriggerArgs};
+pub(crate) use functions::{DrillArgs, HostArgs, RequestArgs, StatusArgs, TriggerArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use verify::VerifyArgs;
 
@@ -40,7 +40,7 @@ Exit codes:
 Environment:
   FLEXKEEP_FROM   connection string, where --from is not given
   FLEXKEEP_VAULT  the vault, where --vault is not given
-  FLEXKEEP_URL    the function app, for trigger and status; FLEXKEEP_API_KEY its key
+  FLEXKEEP_URL    the function app, for trigger, status, drill and restore --target; FLEXKEEP_API_KEY its key
   FLEXKEEP_PG_BIN folder of pg_dump, where --pg-bin is not given
   FLEXKEEP_LOG    log filter, such as debug or flexkeep_engine=trace
   PGPASSWORD, PGHOST, PGSSLMODE, ...  complete the connection string, as in libpq";
@@ -177,6 +177,9 @@ pub(crate) enum Command {
     /// Restore a backup, or a part of it, into a server
     #[command(after_help = restore::EXAMPLES)]
     Restore(Box<RestoreArgs>),
+    /// Restore the newest backup of a server on trial, look at it, and drop it
+    #[command(after_help = functions::DRILL_EXAMPLES)]
+    Drill(Box<DrillArgs>),
     /// Read a vault and find out whether its backups are whole
     #[command(after_help = verify::EXAMPLES)]
     Verify(VerifyArgs),

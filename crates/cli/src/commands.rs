@@ -3,7 +3,9 @@
 mod backup;
 mod check;
 mod completions;
+mod drill;
 mod export;
+mod request;
 mod restore;
 
 mod host;
@@ -31,6 +33,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Show(args) => show::run(&args, output),
         Command::Export(args) => export::run(&args, output),
         Command::Restore(args) => restore::run(&args, output),
+        Command::Drill(args) => drill::run(&args, output),
         Command::Verify(args) => verify::run(&args, output),
         Command::Check(args) => check::run(&args, output),
         Command::Status(args) => status::run(&args, output),

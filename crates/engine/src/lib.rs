@@ -45,9 +45,11 @@ pub use relay::{
 };
 pub use report::{PROGRESS_EVERY, RunProgress, run_progress};
 pub use restore::{
-    DatabaseAction, DatabaseChoice, DatabasePlan, DatabaseReport, Existing, ObjectFailure,
-    PhaseReport, RestoreError, RestoreOptions, RestoreParts, RestorePlan, RestoreReport,
-    RestoreStatus, RolesReport, Skipped, TableReport, plan_restore, restore,
+    Amcheck, Assertion, AssertionReport, DatabaseAction, DatabaseChoice, DatabasePlan,
+    DatabaseReport, DrillOptions, DrillReport, Existing, ObjectFailure, PhaseReport, RestoreError,
+    RestoreOptions, RestoreParts, RestorePlan, RestoreReport, RestoreStatus, RolesReport,
+    ScratchLock, Skipped, TableReport, drill, drop_scratch, is_interrupted, is_there, plan_restore,
+    restore, restore_then,
 };
 pub use roles::{PreparedRoles, RolesTarget, Unterminated, prepare as prepare_roles};
 pub use tools::ClientTools;

@@ -27,6 +27,7 @@
 //! all that came before.
 
 mod choose;
+mod drill;
 mod error;
 mod existing;
 mod finish;
@@ -62,6 +63,10 @@ use flexkeep_vault::{BackupId, Vault};
 use crate::check::{CheckReport, Severity};
 use crate::progress::Progress;
 use choose::Item;
+pub use drill::{
+    Amcheck, Assertion, AssertionReport, DrillOptions, DrillReport, ScratchLock, drill,
+    drop_scratch, is_there,
+};
 pub use error::RestoreError;
 use guard::Guard;
 pub use options::{DatabaseChoice, Existing, RestoreOptions, RestoreParts};
@@ -107,6 +112,24 @@ pub fn restore(
     options: &RestoreOptions,
     progress: &Arc<Progress>,
 ) -> Result<RestoreReport, RestoreError> {
+    restore_then(vault, backup, into, options, progress, &|_| Ok(()))
+}
+
+/// As [`restore`], and calls `before_end` when everything is loaded and before the first database is
+/// finished. A database without a journal was not begun before that call, and may be complete after
+/// it: whoever writes the call down can tell the two from each other after a crash. If it fails,
+/// the restore is incomplete and can be continued.
+///
+/// # Errors
+/// Those of [`restore`].
+pub fn restore_then(
+    vault: &Vault,
+    backup: &BackupId,
+    into: &pg::Config,
+    options: &RestoreOptions,
+    progress: &Arc<Progress>,
+    before_end: &dyn Fn(&RestoreReport) -> Result<(), RestoreError>,
+) -> Result<RestoreReport, RestoreError> {
     let started = Instant::now();
     let manifest = vault.manifest(backup)?;
     let target = target(into, options);
@@ -131,8 +154,27 @@ pub fn restore(
         options,
         progress,
         guard: &guard,
+        before_end,
     };
     run::all(&scene, prepared, started)
+}
+
+/// Whether one of the chosen databases has the journal of this very restore, which was interrupted.
+///
+/// # Errors
+/// The target can't be asked, or the backup has no such database.
+pub fn is_interrupted(
+    vault: &Vault,
+    backup: &BackupId,
+    into: &pg::Config,
+    options: &RestoreOptions,
+) -> Result<bool, RestoreError> {
+    let manifest = vault.manifest(backup)?;
+    let target = target(into, options);
+    let mut db = target.open_any(&[])?;
+    db.prepare(None, target.stall)?;
+    let facts = TargetFacts::ask(&mut db)?;
+    choose::any_begun(&manifest, options, &target, &facts)
 }
 
 fn or_cancelled(error: RestoreError, progress: &Progress) -> RestoreError {

@@ -2,7 +2,8 @@
 //!
 //! [`Policy`] is the way in: it reads the file and says all that is wrong with it. Each
 //! [`ServerPolicy`] has a [`Schedule`], and a [`ScheduleState`] remembers from one tick to the next
-//! what was sent, what failed, and what was reported. `docs/policy.md` is the reference for users.
+//! what was sent, what failed, and what was reported. A [`TargetPolicy`] says where backups
+//! may be restored to, and a [`DrillPolicy`] when that is tried. `docs/policy.md` is the reference for users.
 //!
 //! Nothing here waits, sends or stores: the time is passed in, the environment is an [`Env`], and
 //! only [`Policy::load`] reads a file (time zones come from the system's database, or from the one
@@ -10,6 +11,8 @@
 
 mod auth;
 mod connection;
+mod drill;
+mod drill_state;
 mod env;
 mod leak;
 mod near;
@@ -20,9 +23,15 @@ mod schedule_keys;
 mod section;
 mod server;
 mod state;
+mod target;
 mod zone;
 
 pub use auth::{Auth, UnknownAuth};
+pub use drill::{
+    Amcheck, AssertionPolicy, DEFAULT_ASSERTION_SECONDS, DrillDatabases, DrillPolicy,
+    MAX_ASSERTION_SECONDS,
+};
+pub use drill_state::{DrillNote, DrillState, Scratch};
 pub use env::{Env, ProcessEnv};
 pub use policy::{MAX_POLICY_BYTES, Policy};
 pub use problem::{PolicyError, Problem, Problems};
@@ -32,3 +41,4 @@ pub use state::{
     ClockBehind, Due, FAILURES_TO_FALL_BACK, LeftOut, OVERDUE_AFTER, Outcome, Overdue,
     RestoreReason, ScheduleState, Tick, Transition,
 };
+pub use target::TargetPolicy;

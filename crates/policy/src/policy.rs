@@ -9,10 +9,12 @@ use std::sync::Arc;
 use flexkeep_vault::{Place, VaultError};
 use toml::de::{DeTable, DeValue};
 
+use crate::drill::{self, DrillPolicy};
 use crate::env::{Env, Template, required};
 use crate::problem::{PolicyError, Problem, Problems, Report, Spot};
 use crate::section::{Field, Section, type_name};
 use crate::server::{OWN_KEYS, Read, SHARED_KEYS, ServerPolicy, Shared};
+use crate::target::{self, TargetPolicy};
 
 /// The largest policy file, bytes.
 pub const MAX_POLICY_BYTES: u64 = 1 << 20;
@@ -26,6 +28,8 @@ pub struct Policy {
     file: Arc<str>,
     vault: Place,
     servers: Vec<ServerPolicy>,
+    targets: Vec<TargetPolicy>,
+    drills: Vec<DrillPolicy>,
 }
 
 impl Policy {
@@ -53,18 +57,20 @@ impl Policy {
         // What was recovered is not looked at: its errors would be mere consequences.
         report.finish()?;
         let root = Section::root(root.get_ref(), 0..0);
-        root.check_keys(&["vault", "defaults", "server"], &[], &mut report);
+        root.check_keys(&["vault", "defaults", "server", "target", "drill"], &[], &mut report);
         let vault = vault(&root, env, &mut report);
         let defaults = defaults(&root, &mut report);
         let read = servers(&root, &defaults, &mut report);
         let servers: Vec<_> =
             read.into_iter().map(|server| server.finish(&defaults, env, &report)).collect();
+        let targets = target::read(&root, env, &mut report);
+        let drills = drill::read(&root, &servers, &targets, &mut report);
         let file = Arc::from(file);
         report.finish()?;
         // Nothing was reported, so nothing is missing.
         let servers = servers.into_iter().flatten().collect();
         let vault = vault.expect("a vault that could not be read was reported");
-        Ok(Policy { file, vault, servers })
+        Ok(Policy { file, vault, servers, targets: targets.listed, drills })
     }
 
     /// Where the backups go.
@@ -82,13 +88,35 @@ impl Policy {
         self.servers.iter().find(|server| server.name().as_str() == name)
     }
 
-    /// What the environment lacks for the servers that are enabled.
-    pub fn problems(&self) -> Vec<&Problem> {
-        let enabled = self.servers.iter().filter(|server| server.enabled());
-        enabled.filter_map(|server| server.connection().err()).flatten().collect()
+    /// Where backups may be restored to, in the order of the file.
+    pub fn targets(&self) -> &[TargetPolicy] {
+        &self.targets
     }
 
-    /// The policy, if no enabled server has a problem.
+    /// The target of that name.
+    pub fn target(&self, name: &str) -> Option<&TargetPolicy> {
+        self.targets.iter().find(|target| target.name().as_str() == name)
+    }
+
+    /// The restore drills, in the order of the file; at most one for each server.
+    pub fn drills(&self) -> &[DrillPolicy] {
+        &self.drills
+    }
+
+    /// The restore drill of a server.
+    pub fn drill(&self, server: &str) -> Option<&DrillPolicy> {
+        self.drills.iter().find(|drill| drill.server().as_str() == server)
+    }
+
+    /// What the environment lacks for the servers that are enabled, and for the targets.
+    pub fn problems(&self) -> Vec<&Problem> {
+        let enabled = self.servers.iter().filter(|server| server.enabled());
+        let servers = enabled.filter_map(|server| server.connection().err());
+        let targets = self.targets.iter().filter_map(|target| target.connection().err());
+        servers.chain(targets).flatten().collect()
+    }
+
+    /// The policy, if no enabled server and no target has a problem.
     ///
     /// # Errors
     /// All of [`Policy::problems`].
@@ -168,7 +196,10 @@ fn syntax(error: &toml::de::Error, text: &str, report: &mut Report<'_>) {
 /// The key that a line sets, or what stands for it in messages. Only known keys: what stands in a
 /// line that is no TOML may be anything.
 fn key_of_line(line: &str) -> &str {
-    let known = ["vault", "place", "defaults", "server", "env", "every", "on", "at", "zone"];
+    let known = [
+        "vault", "place", "defaults", "server", "env", "every", "on", "at", "zone", "target",
+        "drill",
+    ];
     let key = line.split('=').next().unwrap_or_default().trim();
     let bare = key.trim_matches(['[', ']']);
     let mut keys = known.iter().chain(&OWN_KEYS).chain(&SHARED_KEYS);

@@ -40,6 +40,14 @@ impl<T> Field<T> {
         }
     }
 
+    /// The value, if it is there and right.
+    pub(crate) fn good(self) -> Option<T> {
+        match self {
+            Field::Good(value) => Some(value),
+            Field::Absent | Field::Bad => None,
+        }
+    }
+
     pub(crate) fn and_then<U>(self, next: impl FnOnce(T) -> Option<U>) -> Field<U> {
         match self {
             Field::Absent => Field::Absent,
@@ -78,6 +86,66 @@ impl<'t> Section<'t> {
         Section { table, spot: Spot { server: name.map(str::to_owned), key, span }, prefix }
     }
 
+    /// One table of a list that is no server's, such as `target[2]`.
+    pub(crate) fn item(
+        table: &'t DeTable<'t>,
+        span: Range<usize>,
+        list: &str,
+        number: usize,
+    ) -> Self {
+        let key = format!("{list}[{number}]");
+        let prefix = format!("{key}.");
+        Section { table, spot: Spot { server: None, key, span }, prefix }
+    }
+
+    /// The tables of a list; what is no table is reported. `example` is how the list is written.
+    pub(crate) fn tables(
+        &self,
+        key: &str,
+        example: &str,
+        report: &mut Report<'_>,
+    ) -> Vec<Section<'t>> {
+        let Some((value, spot)) = self.value(key) else { return Vec::new() };
+        let DeValue::Array(list) = value else {
+            let found = type_name(value);
+            report.add(&spot, format!("expected a list, found {found}; write {example}"));
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for (index, item) in list.iter().enumerate() {
+            let name = format!("{}[{}]", spot.key, index + 1);
+            let DeValue::Table(table) = item.get_ref() else {
+                let found = type_name(item.get_ref());
+                let spot = Spot { server: None, key: name, span: item.span() };
+                report.add(&spot, format!("expected a table, found {found}; write {example}"));
+                continue;
+            };
+            sections.push(Section::item(table, item.span(), &spot.key, index + 1));
+        }
+        sections
+    }
+
+    /// A text that must be there and not be empty.
+    pub(crate) fn required_text(
+        &self,
+        key: &str,
+        example: &str,
+        report: &mut Report<'_>,
+    ) -> Option<(&'t str, Spot)> {
+        match self.text(key, example, report) {
+            Field::Good((text, spot)) if !text.trim().is_empty() => Some((text, spot)),
+            Field::Good((_, spot)) => {
+                report.add(&spot, format!("is empty; write such as {example}"));
+                None
+            }
+            Field::Absent => {
+                report.add(&self.missing(key), format!("missing; write such as {example}"));
+                None
+            }
+            Field::Bad => None,
+        }
+    }
+
     /// A table below another one.
     pub(crate) fn below(&self, table: &'t DeTable<'t>, spot: Spot) -> Self {
         let prefix = format!("{}.", spot.key);
@@ -87,6 +155,11 @@ impl<'t> Section<'t> {
     /// The place of a key that is missing: that of the table.
     pub(crate) fn missing(&self, key: &str) -> Spot {
         Spot { key: format!("{}{key}", self.prefix), ..self.spot.clone() }
+    }
+
+    /// The line that it begins on, from 1.
+    pub(crate) fn line(&self, report: &Report<'_>) -> usize {
+        report.problem(&self.spot, "").line()
     }
 
     /// Reports keys that are neither known nor looked at `elsewhere`.

@@ -185,7 +185,8 @@ impl Read {
     }
 }
 
-fn name(section: &Section<'_>, report: &mut Report<'_>) -> Option<ServerName> {
+/// The name of a server, or of another thing that is named by the same rule.
+pub(crate) fn name(section: &Section<'_>, report: &mut Report<'_>) -> Option<ServerName> {
     match section.text("name", r#"name = "shop""#, report) {
         Field::Bad => None,
         Field::Absent => {
@@ -215,12 +216,22 @@ fn name(section: &Section<'_>, report: &mut Report<'_>) -> Option<ServerName> {
 
 fn excluded(section: &Section<'_>, report: &mut Report<'_>) -> Field<Vec<String>> {
     const EXAMPLE: &str = r#"exclude_databases = ["scratch"]"#;
-    let Some((value, spot)) = section.value("exclude_databases") else { return Field::Absent };
+    database_names(section, "exclude_databases", EXAMPLE, report)
+}
+
+/// A list of names of databases.
+pub(crate) fn database_names(
+    section: &Section<'_>,
+    key: &str,
+    example: &str,
+    report: &mut Report<'_>,
+) -> Field<Vec<String>> {
+    let Some((value, spot)) = section.value(key) else { return Field::Absent };
     let DeValue::Array(list) = value else {
         let found = type_name(value);
         report.add(
             &spot,
-            format!("expected a list of database names, found {found}; write {EXAMPLE}"),
+            format!("expected a list of database names, found {found}; write {example}"),
         );
         return Field::Bad;
     };
@@ -234,7 +245,7 @@ fn excluded(section: &Section<'_>, report: &mut Report<'_>) -> Field<Vec<String>
                 report.add(
                     &spot,
                     format!(
-                        "no database can have this name; expected exact names: write {EXAMPLE}"
+                        "no database can have this name; expected exact names: write {example}"
                     ),
                 );
             }
@@ -244,7 +255,7 @@ fn excluded(section: &Section<'_>, report: &mut Report<'_>) -> Field<Vec<String>
                 let found = type_name(other);
                 report.add(
                     &spot,
-                    format!("expected a database name in quotes, found {found}; write {EXAMPLE}"),
+                    format!("expected a database name in quotes, found {found}; write {example}"),
                 );
             }
         }

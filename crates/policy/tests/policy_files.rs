@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use flexkeep_pg_copy::SslMode;
-use flexkeep_policy::{Auth, Every, Policy, PolicyError};
+use flexkeep_policy::{Amcheck, Auth, DrillDatabases, Every, Policy, PolicyError};
 use flexkeep_vault::Place;
 use jiff::civil::{Weekday, time};
 use proptest::prelude::*;
@@ -393,4 +393,42 @@ proptest! {
         };
         prop_assert!(!shown.contains(SECRET), "{text}\n{shown}");
     }
+}
+
+#[test]
+fn the_example_of_drills_in_the_documentation_is_right_and_has_the_values_that_it_shows() {
+    let docs = fs::read_to_string(folder().join("../../../docs/restore.md")).unwrap();
+    let example = docs.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let env = |name: &str| match name {
+        "FLEXKEEP_VAULT" => Some("/var/lib/flexkeep/vault".to_owned()),
+        "SHOP_PASSWORD" | "DRILLS_PASSWORD" => Some(SECRET.to_owned()),
+        _ => None,
+    };
+    let policy = Policy::parse(example, "policy.toml", &env).unwrap().strict().unwrap();
+    let target = policy.target("drills").unwrap();
+    assert_eq!((target.lanes(), target.overwrite(), target.auth()), (4, false, Auth::Password));
+    assert!(target.connection().unwrap().has_password());
+    let drill = policy.drill("shop").unwrap();
+    assert_eq!(drill.schedule().to_string(), "every week on monday at 05:00 Europe/Berlin");
+    assert_eq!((drill.target().as_str(), drill.databases()), ("drills", &DrillDatabases::Rotate));
+    assert_eq!((drill.amcheck(), drill.keep(), drill.roles()), (Amcheck::Auto, false, false));
+    let [first, second] = drill.assertions() else { panic!("two assertions") };
+    assert_eq!(first.database(), Some("orders"));
+    assert_eq!((first.timeout().as_secs(), second.timeout().as_secs()), (300, 900));
+    assert!(second.sql().contains("NOT EXISTS"));
+}
+
+#[test]
+fn what_a_target_lacks_is_its_own_problem_and_defaults_are_not_its() {
+    let text = one_server("connection = \"host=db user=u\"")
+        + "[defaults]\nauth = \"entra\"\n[[target]]\nname = \"drills\"\n\
+           connection = \"${NOT_SET}\"\npassword = { env = \"NOT_SET_EITHER\" }\n\
+           [[target]]\nname = \"spare\"\nconnection = \"host=t user=u\"\noverwrite = true\n";
+    let policy = parse(&text).unwrap();
+    let problems = policy.target("drills").unwrap().connection().unwrap_err();
+    assert_eq!(problems.len(), 2);
+    let spare = policy.target("spare").unwrap();
+    assert_eq!((spare.auth(), spare.overwrite()), (Auth::Password, true));
+    assert_eq!(policy.problems().len(), 2);
+    assert!(policy.strict().is_err());
 }

@@ -34,12 +34,26 @@ pub enum ServiceError {
         /// What there is.
         known: Vec<String>,
     },
+    /// A target that the policy does not name.
+    #[error("the policy has no target {name:?}; it has {}", some_or_none(known))]
+    UnknownTarget {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A server without a restore drill.
+    #[error("the policy has no [[drill]] for server {0:?}")]
+    NoDrill(String),
     /// What can't be the name of a server.
     #[error(transparent)]
     BadServerName(#[from] flexkeep_vault::BadId),
     /// A request by hand whose key can't be used.
     #[error(transparent)]
     BadRequest(#[from] crate::message::BadMessage),
+    /// A request for a restore by hand that can never work.
+    #[error(transparent)]
+    BadRestoreRequest(#[from] crate::restore_message::BadRestoreMessage),
     /// The record of a server's schedule changes under our hands again and again.
     #[error("the schedule of server {0:?} is being written by too many at once; try again")]
     Contended(String),
@@ -59,4 +73,8 @@ pub enum ServiceError {
     /// A thread died.
     #[error("internal check failed: {0}")]
     Internal(String),
+}
+
+fn some_or_none(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

@@ -15,10 +15,10 @@ use crate::message::{BackupMessage, cut};
 
 /// Databases, losses and notes that one event lists; the manifest has them all. An event must
 /// stay under the megabyte that event services take.
-const MAX_LISTED: usize = 100;
+pub(crate) const MAX_LISTED: usize = 100;
 
 /// Names that one entry of such a list has.
-const MAX_NAMES: usize = 10;
+pub(crate) const MAX_NAMES: usize = 10;
 
 /// Where the schema of all events is published.
 const SCHEMA: &str = "https://github.com/flexkeep/flexkeep/blob/main/docs/events.schema.json";
@@ -26,7 +26,7 @@ const SCHEMA: &str = "https://github.com/flexkeep/flexkeep/blob/main/docs/events
 /// Makes events about the servers of one vault.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
-    vault: String,
+    pub(crate) vault: String,
 }
 
 /// What an event is about.
@@ -39,6 +39,12 @@ pub(crate) enum About {
     ServerOverdue,
     ScheduleDegraded,
     ScheduleRestored,
+    RestoreStarted,
+    RestoreContinued,
+    RestoreCompleted,
+    RestoreFailed,
+    DrillPassed,
+    DrillFailed,
 }
 
 impl About {
@@ -51,6 +57,12 @@ impl About {
             Self::ServerOverdue => "flexkeep.server.overdue",
             Self::ScheduleDegraded => "flexkeep.schedule.degraded",
             Self::ScheduleRestored => "flexkeep.schedule.restored",
+            Self::RestoreStarted => "flexkeep.restore.started",
+            Self::RestoreContinued => "flexkeep.restore.continued",
+            Self::RestoreCompleted => "flexkeep.restore.completed",
+            Self::RestoreFailed => "flexkeep.restore.failed",
+            Self::DrillPassed => "flexkeep.drill.passed",
+            Self::DrillFailed => "flexkeep.drill.failed",
         }
     }
 }
@@ -65,7 +77,7 @@ impl Events {
         Self { vault: "/flexkeep".to_owned() }
     }
 
-    fn event(&self, about: About, id: String, subject: &str, data: Value) -> CloudEvent {
+    pub(crate) fn event(&self, about: About, id: String, subject: &str, data: Value) -> CloudEvent {
         CloudEvent::new(id, self.vault.clone(), about.type_(), Timestamp::now(), data)
             .with_subject(subject)
             .with_dataschema(SCHEMA)
@@ -179,11 +191,21 @@ impl Events {
 
     /// A message that can never work.
     pub(crate) fn refused(&self, message_id: &str, why: &str) -> CloudEvent {
+        self.refused_as(About::BackupFailed, "refused", message_id, why)
+    }
+
+    pub(crate) fn refused_as(
+        &self,
+        about: About,
+        what: &str,
+        message_id: &str,
+        why: &str,
+    ) -> CloudEvent {
         // Whatever made the message made its id: not all of it may stand in an event.
         let id = ContentHash::of(message_id.as_bytes()).to_string();
         let shown: String = message_id.chars().filter(|c| c.is_ascii_graphic()).take(128).collect();
         let data = json!({"why": cut(why), "message_id": shown, "vault": self.vault});
-        self.event(About::BackupFailed, format!("message/{}/refused", &id[..32]), "message", data)
+        self.event(about, format!("message/{}/{what}", &id[..32]), "message", data)
     }
 
     pub(crate) fn overdue(

@@ -16,7 +16,7 @@ const MAX_REQUEST_CHARS: usize = 96;
 const MAX_TEXT_CHARS: usize = 1_000;
 
 /// How far the clocks of those who send and those who work may be apart.
-const CLOCKS_APART: SignedDuration = SignedDuration::from_hours(1);
+pub(crate) const CLOCKS_APART: SignedDuration = SignedDuration::from_hours(1);
 
 /// How much later a request may be made again and still find its backup: longer than queues
 /// remember ids.
@@ -83,7 +83,7 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-fn one() -> u32 {
+pub(crate) fn one() -> u32 {
     1
 }
 
@@ -208,30 +208,43 @@ impl BackupMessage {
             last_error: Some(cut(why)),
             ..self.clone()
         };
-        // 1, 4, 16, 60, 60, ... minutes.
-        let minutes = 4_i64.saturating_pow(self.attempt.saturating_sub(1).min(8));
-        (next, SignedDuration::from_mins(minutes).min(MAX_RETRY_DELAY))
+        (next, retry_delay(self.attempt))
     }
 
     /// The same try, later: something that is no failure is in its way. `told`: its beginning was
     /// told, and need not be again.
     pub fn next_look(&self, told: bool) -> (Self, SignedDuration) {
         let next = Self { waits: self.waits.saturating_add(1), told, ..self.clone() };
-        // 5, 10, 20, ... seconds.
-        let seconds = 5_i64.saturating_mul(2_i64.saturating_pow(self.waits.min(10)));
-        (next, SignedDuration::from_secs(seconds).min(MAX_WAIT_DELAY))
+        (next, look_delay(self.waits))
     }
 
     /// The same try, later: its lanes are at work. How often that is does not count.
     pub(crate) fn next_look_at_work(&self) -> (Self, SignedDuration) {
-        let looks = Self { waits: self.looks, ..self.clone() };
-        let (_, after) = looks.next_look(true);
-        (Self { looks: self.looks.saturating_add(1), told: true, ..self.clone() }, after)
+        let next = Self { looks: self.looks.saturating_add(1), told: true, ..self.clone() };
+        (next, look_delay(self.looks))
     }
 }
 
 /// Reads a body that has a version. No error repeats a value.
 pub(crate) fn parse_versioned<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadMessage> {
+    serde_json::from_value(versioned_object(body)?)
+        .map_err(|error| BadMessage::NotARequest(without_values(&error.to_string())))
+}
+
+/// How long to wait after a try that failed: 1, 4, 16, 60, 60, ... minutes.
+pub(crate) fn retry_delay(attempt: u32) -> SignedDuration {
+    let minutes = 4_i64.saturating_pow(attempt.saturating_sub(1).min(8));
+    SignedDuration::from_mins(minutes).min(MAX_RETRY_DELAY)
+}
+
+/// How long to wait for what is in the way: 5, 10, 20, ... seconds.
+pub(crate) fn look_delay(waits: u32) -> SignedDuration {
+    let seconds = 5_i64.saturating_mul(2_i64.saturating_pow(waits.min(10)));
+    SignedDuration::from_secs(seconds).min(MAX_WAIT_DELAY)
+}
+
+/// The JSON object of a body, which says that it has [`MESSAGE_VERSION`].
+pub(crate) fn versioned_object(body: &[u8]) -> Result<serde_json::Value, BadMessage> {
     if body.len() > MAX_BODY_BYTES {
         return Err(BadMessage::TooLong(body.len()));
     }
@@ -250,12 +263,11 @@ pub(crate) fn parse_versioned<T: DeserializeOwned>(body: &[u8]) -> Result<T, Bad
         }
         None => return Err(BadMessage::NotARequest("it has no \"version\"".to_owned())),
     }
-    serde_json::from_value(value)
-        .map_err(|error| BadMessage::NotARequest(without_values(&error.to_string())))
+    Ok(value)
 }
 
 /// Whether a text can be the id of a request for a server: no two servers share one.
-fn is_request_id(text: &str, server: &ServerName) -> bool {
+pub(crate) fn is_request_id(text: &str, server: &ServerName) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'/' | b'-');
     let own = text.strip_prefix(server.as_str()).and_then(|rest| rest.strip_prefix('/'));
     own.is_some_and(|own| !own.is_empty() && !own.ends_with('/'))
@@ -273,7 +285,7 @@ pub(crate) fn cut(text: &str) -> String {
 }
 
 /// What serde says of a wrong shape repeats the value, which may be anything, also a secret.
-fn without_values(error: &str) -> String {
+pub(crate) fn without_values(error: &str) -> String {
     match error.split_once("invalid type: ").or_else(|| error.split_once("invalid value: ")) {
         Some((_, rest)) => match rest.rsplit_once(", expected ") {
             Some((_, expected)) => format!("a field has the wrong type, expected {expected}"),

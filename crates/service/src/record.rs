@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use flexkeep_bus::CloudEvent;
-use flexkeep_policy::ScheduleState;
+use flexkeep_policy::{DrillState, ScheduleState};
 use flexkeep_vault::store::Etag;
 use flexkeep_vault::{ServerName, Vault};
 use jiff::Timestamp;
@@ -33,8 +33,15 @@ pub(crate) struct Record {
     /// What became of the last requests, newest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) requests: Vec<RequestNote>,
+    /// What is remembered of restore drills.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) drill: DrillState,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     owed: Vec<CloudEvent>,
+}
+
+fn is_default(state: &DrillState) -> bool {
+    *state == DrillState::default()
 }
 
 /// What became of a request.

@@ -32,6 +32,8 @@ pub struct ServiceOptions {
     pub lanes: String,
     /// How long a lane works before it sends its successor.
     pub lane_budget: Duration,
+    /// The queue of messages for restores and drills.
+    pub restore_queue: String,
     /// Where messages go.
     pub bus: Arc<dyn Bus>,
     /// Where events go.

@@ -1,7 +1,7 @@
 //! How things are: what the policy wants, what the vault has, what is at work.
 
 use flexkeep_engine::{RunProgress, run_progress};
-use flexkeep_policy::{Policy, ServerPolicy};
+use flexkeep_policy::{DrillNote, DrillPolicy, DrillState, Policy, Scratch, ServerPolicy};
 use flexkeep_vault::manifest::Manifest;
 use flexkeep_vault::store::StoreErrorKind;
 use flexkeep_vault::{RemoteStores, RunRecord, RunState, ServerName, Vault, VaultError};
@@ -56,6 +56,36 @@ pub struct ServerStatus {
     pub requests: Vec<RequestNote>,
     /// Runs that have sealed nothing (yet).
     pub runs: Vec<RunStatus>,
+    /// Its restore drill, if it has one or had one.
+    pub drill: Option<DrillStatus>,
+}
+
+/// The state of a server's restore drill.
+#[derive(Clone, Debug, Serialize)]
+pub struct DrillStatus {
+    /// Its schedule in words; `None` where the policy has no drill (any more).
+    pub schedule: Option<String>,
+    /// The next scheduled instant.
+    pub next: Option<Timestamp>,
+    /// How the last one ended.
+    pub last: Option<DrillNote>,
+    /// Scratch databases that are there, or were being made when somebody died.
+    pub scratch: Vec<Scratch>,
+}
+
+impl DrillStatus {
+    fn of(state: &DrillState, drill: Option<&DrillPolicy>, now: Timestamp) -> Option<Self> {
+        if drill.is_none() && *state == DrillState::default() {
+            return None;
+        }
+        let enabled = drill.filter(|drill| drill.enabled());
+        Some(Self {
+            schedule: drill.map(|drill| drill.schedule().to_string()),
+            next: enabled.map(|drill| drill.schedule().next_instant(now)),
+            last: state.last.clone(),
+            scratch: state.scratch.clone(),
+        })
+    }
 }
 
 /// A backup, in short.
@@ -157,7 +187,8 @@ impl Status {
             .iter()
             .map(|name| {
                 let server = wanted.iter().find(|server| server.name() == name);
-                ServerStatus::read(vault, name, policy.map(|_| server), now)
+                let drill = policy.and_then(|policy| policy.drill(name.as_str()));
+                ServerStatus::read(vault, name, (policy.map(|_| server), drill), now)
             })
             .collect::<Result<_, _>>()?;
         let place = match (vault, policy) {
@@ -173,7 +204,7 @@ impl ServerStatus {
     fn read(
         vault: Option<&Vault>,
         name: &ServerName,
-        policy: Option<Option<&ServerPolicy>>,
+        (policy, drill): (Option<Option<&ServerPolicy>>, Option<&DrillPolicy>),
         now: Timestamp,
     ) -> Result<Self, ServiceError> {
         let mut record = Record::default();
@@ -214,6 +245,7 @@ impl ServerStatus {
             last_backup: newest,
             requests: record.requests,
             runs,
+            drill: DrillStatus::of(&record.drill, drill, now),
         })
     }
 }
@@ -229,7 +261,10 @@ impl RunStatus {
 }
 
 /// The vault, `None` before the first backup: looking must not make it.
-fn open(policy: &Policy, stores: &dyn RemoteStores) -> Result<Option<Vault>, VaultError> {
+pub(crate) fn open(
+    policy: &Policy,
+    stores: &dyn RemoteStores,
+) -> Result<Option<Vault>, VaultError> {
     match Vault::open(policy.vault(), stores) {
         Ok(vault) => Ok(Some(vault)),
         Err(VaultError::NotAVault { .. }) => Ok(None),

@@ -2,7 +2,7 @@
 
 use flexkeep_azure_identity::{AuthError, entra};
 use flexkeep_pg_copy::Config;
-use flexkeep_policy::{Auth, Problem, ServerPolicy};
+use flexkeep_policy::{Auth, Problem, ServerPolicy, TargetPolicy};
 
 /// A server that cannot be connected to as it is written.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,16 @@ fn joined(problems: &[Problem]) -> String {
 pub fn target(server: &ServerPolicy) -> Result<Config, TargetError> {
     let config = server.connection().map_err(|problems| TargetError::Policy(problems.to_vec()))?;
     let (server, auth) = (server.name().to_string(), server.auth());
+    authenticated(config, auth).map_err(|source| TargetError::Auth { server, auth, source })
+}
+
+/// The same of a target for restores.
+///
+/// # Errors
+/// What the environment lacks for it.
+pub fn restore_target(target: &TargetPolicy) -> Result<Config, TargetError> {
+    let config = target.connection().map_err(|problems| TargetError::Policy(problems.to_vec()))?;
+    let (server, auth) = (target.name().to_string(), target.auth());
     authenticated(config, auth).map_err(|source| TargetError::Auth { server, auth, source })
 }
 

@@ -1,6 +1,6 @@
 //! The schedule: who is due now.
 
-use flexkeep_policy::{Policy, ServerPolicy};
+use flexkeep_policy::{DrillPolicy, Policy, ServerPolicy};
 use flexkeep_vault::Vault;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::error::ServiceError;
 use crate::message::BackupMessage;
 use crate::record::Record;
+use crate::restore_message::RestoreMessage;
 use crate::service::{Service, blocking};
 
 /// How often a server is looked at again when its record changes meanwhile.
@@ -18,6 +19,17 @@ const TRIES: u32 = 10;
 pub struct Ticked {
     /// The servers for which something was done, in the policy's order.
     pub servers: Vec<TickedServer>,
+    /// The drills for which a message was sent.
+    pub drills: Vec<TickedDrill>,
+}
+
+/// A drill for which a message was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TickedDrill {
+    /// The server's name.
+    pub server: String,
+    /// The instant.
+    pub sent: Timestamp,
 }
 
 /// What was done for a server.
@@ -61,6 +73,19 @@ impl Service {
                 Err(error) => {
                     tracing::error!("server {}: {}", server.name(), flexkeep_engine::chain(&error));
                     failed.push((server.name().to_string(), error));
+                }
+            }
+        }
+        for drill in policy.drills() {
+            all += 1;
+            match self.tick_drill(&vault, drill, now).await {
+                Ok(sent) => ticked.drills.extend(
+                    sent.map(|sent| TickedDrill { server: drill.server().to_string(), sent }),
+                ),
+                Err(error) => {
+                    let name = drill.server();
+                    tracing::error!("drill of {name}: {}", flexkeep_engine::chain(&error));
+                    failed.push((name.to_string(), error));
                 }
             }
         }
@@ -133,6 +158,36 @@ impl Service {
                     return Err(error);
                 }
                 return Ok((one.sent.is_some() || one.overdue.is_some()).then_some(one));
+            }
+        }
+        Err(ServiceError::Contended(name.to_string()))
+    }
+
+    /// Sends a message for a drill that is due; gives its instant.
+    async fn tick_drill(
+        &self,
+        vault: &Vault,
+        drill: &DrillPolicy,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, ServiceError> {
+        let name = drill.server();
+        for _ in 0..TRIES {
+            let (read_from, read_name) = (vault.clone(), name.clone());
+            let (mut record, before) =
+                blocking(move || Record::read(&read_from, &read_name)).await??;
+            let (due, state) = record.drill.tick(drill.schedule(), drill.enabled(), now);
+            if let Some(instant) = due {
+                // Before the record says so, as with backups.
+                let message = RestoreMessage::scheduled_drill(name, instant, now);
+                self.send_restore(&message.message_id(), &message, None).await?;
+            }
+            if state == record.drill {
+                return Ok(due);
+            }
+            record.drill = state;
+            let (write_to, write_name) = (vault.clone(), name.clone());
+            if blocking(move || record.write(&write_to, &write_name, before)).await?? {
+                return Ok(due);
             }
         }
         Err(ServiceError::Contended(name.to_string()))

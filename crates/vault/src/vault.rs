@@ -13,6 +13,7 @@
 //!   runs/<server>/<run>/run.json              the run's record
 //!   runs/<server>/<run>/...                   plan, journal, batons, progress
 //!   schedule/<server>.json                    what the schedule knows of the server
+//!   restores/<server>/<hash of request>.json  how far a request for a restore or a drill is
 //! ```
 //! In a folder both stores are the one folder; in blob storage they are two containers, so that
 //! the first can be under an immutability policy. `<hash>` is BLAKE3 of the raw content.
@@ -45,6 +46,7 @@ mod ids;
 mod meta;
 mod place;
 mod remote;
+mod restores;
 mod reuse;
 mod runs;
 mod schedule;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use flexkeep_vault::ServerName;
+use flexkeep_vault::{BackupId, ServerName};
 use jiff::SignedDuration;
 
 use super::VaultArgs;
@@ -67,6 +67,46 @@ pub(crate) struct AppUrlArgs {
     /// Its key, where it wants one, is taken from FLEXKEEP_API_KEY.
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
+}
+
+/// How a function app is asked for something that takes a while.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Function app")]
+pub(crate) struct RequestArgs {
+    #[command(flatten)]
+    pub(crate) app: AppUrlArgs,
+    /// Makes several calls one request
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Wait for the end of what is asked for, at most this long, such as 30m or 6h
+    #[arg(long, value_name = "TIME", value_parser = wait)]
+    pub(crate) wait: Option<Duration>,
+}
+
+pub(crate) const DRILL_EXAMPLES: &str = "\
+Examples:
+  flexkeep drill shop --policy policy.toml       the drill of the policy, here and now
+  flexkeep drill shop --policy policy.toml --database orders
+  flexkeep drill shop --wait 2h                  by the function app
+
+Exit code 0: the drill passed; 1: it did not pass, or could not be held.";
+
+#[derive(Args, Debug)]
+pub(crate) struct DrillArgs {
+    /// The server, by its name in the policy; the policy has a [[drill]] for it
+    #[arg(value_name = "SERVER")]
+    pub(crate) server: ServerName,
+    /// Hold it here, as this policy says, instead of asking a function app. No event tells of it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "idempotency_key", "wait"])]
+    pub(crate) policy: Option<PathBuf>,
+    /// The id of a backup; the newest one when not given
+    #[arg(long, value_name = "BACKUP")]
+    pub(crate) backup: Option<BackupId>,
+    /// This database, in place of those that the policy says; may be given several times
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) database: Vec<String>,
+    #[command(flatten)]
+    pub(crate) request: RequestArgs,
 }
 
 #[derive(Args, Debug)]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 use flexkeep_engine::{DatabaseChoice, Existing, RestoreOptions, RestoreParts};
+use flexkeep_service::{DatabaseOrder, RestoreOrder};
+use flexkeep_vault::{BackupId, ServerName};
 
+use super::functions::RequestArgs;
 use super::{MAX_LANES, VaultArgs, count, stall_timeout};
 use crate::exit::Failure;
 
@@ -17,6 +20,7 @@ Examples:
       --table app.customers --into-existing           one table that was dropped by mistake
   flexkeep restore shop/latest --vault /srv/vault --into ... --preview
   flexkeep restore shop/latest --vault /srv/vault --into ... --continue
+  flexkeep restore shop/latest --target spare --wait 6h     by the function app, into its target
 
 Exit code 0: all is there; 3: all rows are there, but the server refused definitions that are named;
 1: it could not begin, or something is missing that --continue can bring; 4: the vault is damaged.";
@@ -29,8 +33,14 @@ pub(crate) struct RestoreArgs {
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
     /// The server to restore into, as `key=value ...` or postgresql://...; '' for PGHOST, ... alone
-    #[arg(long, value_name = "CONNECTION")]
-    pub(crate) into: String,
+    #[arg(long, value_name = "CONNECTION", required_unless_present = "target")]
+    pub(crate) into: Option<String>,
+    /// Let a function app restore into this target of its policy. BACKUP is an id or SERVER/latest
+    #[arg(long, value_name = "NAME",
+        conflicts_with_all = ["into", "preview", "vault", "lanes", "stall_timeout"])]
+    pub(crate) target: Option<ServerName>,
+    #[command(flatten)]
+    pub(crate) request: RequestArgs,
     /// Only this database, or OLD=NEW to give it another name; may be given several times
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     database: Vec<String>,
@@ -87,6 +97,31 @@ pub(crate) struct RestoreArgs {
 }
 
 impl RestoreArgs {
+    /// The server and what a function app is to restore of it into a target.
+    pub(crate) fn order(&self, target: &ServerName) -> Result<(ServerName, RestoreOrder), Failure> {
+        let (server, backup) = server_and_backup(&self.backup)?;
+        let databases = self.databases()?.into_iter();
+        let order = RestoreOrder {
+            target: target.clone(),
+            backup,
+            databases: databases
+                .map(|one| DatabaseOrder { name: one.name, restored_as: one.restored_as })
+                .collect(),
+            schemas: self.schema.clone(),
+            tables: self.table.clone(),
+            schema_only: self.schema_only,
+            data_only: self.data_only,
+            into_existing: self.into_existing,
+            clean: self.clean,
+            resume: self.resume,
+            no_roles: self.no_roles,
+            no_owner: self.no_owner,
+            no_acl: self.no_acl,
+            verify: self.verify,
+        };
+        Ok((server, order))
+    }
+
     pub(crate) fn options(&self) -> Result<RestoreOptions, Failure> {
         Ok(RestoreOptions {
             databases: self.databases()?,
@@ -133,6 +168,21 @@ impl RestoreArgs {
     }
 }
 
+/// An id of a backup, or SERVER/latest: what says itself which server is meant.
+fn server_and_backup(text: &str) -> Result<(ServerName, String), Failure> {
+    if let Some(server) = text.strip_suffix("/latest") {
+        let server = server.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+        return Ok((server, "latest".to_owned()));
+    }
+    match text.parse::<BackupId>() {
+        Ok(id) => Ok((id.server().clone(), id.to_string())),
+        Err(_) => Err(Failure::usage(
+            "with --target, BACKUP is SERVER/latest or the whole id of a backup",
+        )
+        .hint("`flexkeep list` shows the ids")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -151,6 +201,30 @@ mod tests {
     fn what_is_not_given_is_as_the_engine_has_it() {
         let (ours, engine) = (parsed(&[]).options().unwrap(), RestoreOptions::default());
         assert_eq!(format!("{ours:?}"), format!("{engine:?}"));
+    }
+
+    #[test]
+    fn a_function_app_is_asked_for_the_same_that_is_done_here() {
+        let line = |more: &[&str]| {
+            let line =
+                [&["flexkeep", "restore", "shop/latest", "--target", "spare"], more].concat();
+            Cli::try_parse_from(line).map(|cli| cli.command)
+        };
+        let more = ["--database", "a=b", "--table", "t", "--clean", "--no-roles", "--verify"];
+        let Ok(Command::Restore(args)) = line(&more) else { panic!() };
+        let (server, order) = args.order(&"spare".parse().unwrap()).unwrap();
+        assert_eq!((server.as_str(), order.backup.as_str()), ("shop", "latest"));
+        let here = serde_json::to_value(&order).unwrap();
+        let expected = serde_json::json!({
+            "target": "spare", "backup": "latest", "databases": [{"name": "a", "as": "b"}],
+            "tables": ["t"], "clean": true, "no_roles": true, "verify": true,
+        });
+        assert_eq!(here, expected);
+        for wrong in [["--into", ""], ["--vault", "v"], ["--lanes", "2"]] {
+            assert!(line(&wrong).is_err(), "{wrong:?}");
+        }
+        assert!(server_and_backup("shop-2026").is_err());
+        assert!(server_and_backup("shop-20261122T225300Z").is_ok());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `flexkeep restore`
 
 use flexkeep_engine::{RestoreError, RestorePlan, RestoreReport, RestoreStatus, Severity};
+use flexkeep_service::What;
 use flexkeep_vault::manifest::Loss;
 use serde::Serialize;
 
 use crate::args::RestoreArgs;
-use crate::commands::watched;
+use crate::commands::{request, watched};
 use crate::exit::{Exit, Failure};
 use crate::live::SCREEN;
 use crate::output::{self, Output};
@@ -27,8 +28,13 @@ struct Document<'a> {
 }
 
 pub(crate) fn run(args: &RestoreArgs, output: &Output) -> Result<Exit, Failure> {
+    if let Some(target) = &args.target {
+        let (server, order) = args.order(target)?;
+        let order = serde_json::json!({"server": server, "restore": order});
+        return request::run(What::Restore, &order, &args.request, output);
+    }
     let options = args.options()?;
-    let into = source::named_by("--into", &args.into, output)?;
+    let into = source::named_by("--into", args.into.as_deref().unwrap_or_default(), output)?;
     let vault = vault::choose(&args.vault)?.open()?;
     let backup = vault.resolve(&args.backup)?;
     if args.preview {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flexkeep_policy::{Policy, ProcessEnv};
+use flexkeep_policy::{DrillNote, Policy, ProcessEnv, Scratch};
 use flexkeep_service::{RequestNote, ServiceError, Status};
 use flexkeep_vault::store::StoreErrorKind;
 use flexkeep_vault::{Vault, VaultError};
@@ -39,6 +39,18 @@ pub(crate) struct Server {
     #[serde(default)]
     pub(crate) requests: Vec<RequestNote>,
     pub(crate) runs: Vec<Run>,
+    /// Of an app that knows of drills.
+    #[serde(default)]
+    pub(crate) drill: Option<Drill>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Drill {
+    pub(crate) schedule: Option<String>,
+    pub(crate) next: Option<Timestamp>,
+    pub(crate) last: Option<DrillNote>,
+    #[serde(default)]
+    pub(crate) scratch: Vec<Scratch>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]

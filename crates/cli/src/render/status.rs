@@ -3,7 +3,7 @@
 use flexkeep_service::Fate;
 use jiff::Timestamp;
 
-use crate::commands::status::{Server, View};
+use crate::commands::status::{Drill, Server, View};
 use crate::render::text::cell;
 use crate::render::units;
 
@@ -48,6 +48,9 @@ fn server(server: &Server, now: Timestamp) -> String {
     if server.failures > 0 {
         line("Failures", &format!("{} in a row", server.failures));
     }
+    if let Some(drill) = &server.drill {
+        line("Drill", &drill_line(drill, now));
+    }
     for problem in &server.problems {
         line("Problem", problem);
     }
@@ -76,4 +79,27 @@ fn server(server: &Server, now: Timestamp) -> String {
         Some((_, Fate::Sealed { .. })) | None => {}
     }
     out
+}
+
+fn drill_line(drill: &Drill, now: Timestamp) -> String {
+    let mut parts = Vec::new();
+    match &drill.last {
+        None => parts.push("none was held yet".to_owned()),
+        Some(last) => {
+            let age = units::age(last.at, now);
+            let of = last.backup.as_deref().unwrap_or("no backup");
+            let databases = last.databases.join(", ");
+            parts.push(match &last.why {
+                None => format!("passed {age}: {of} {databases}"),
+                Some(why) => format!("FAILED {age}: {of} {databases}: {why}"),
+            });
+        }
+    }
+    if let Some(next) = drill.next {
+        parts.push(format!("next {}", units::time(next)));
+    }
+    for scratch in &drill.scratch {
+        parts.push(format!("database {} on {}", scratch.name, scratch.target));
+    }
+    parts.join("; ")
 }

@@ -85,12 +85,7 @@ pub(super) fn items<'a>(
     let mut items = Vec::new();
     for (summary, name) in databases(manifest, options)? {
         let parts = Parts::read(vault, summary)?;
-        let identity = Identity {
-            backup: manifest.backup.clone(),
-            // In ASCII, as it is kept in a database of any encoding.
-            database: summary.name.escape_default().to_string(),
-            options: options.identity().escape_default().to_string(),
-        };
+        let identity = identity(manifest, summary, options);
         let seen = look(target, facts, &name, &identity, &summary.encoding)?;
         let mut item = Item {
             parts,
@@ -118,6 +113,38 @@ pub(super) fn items<'a>(
         settle_finished(&mut items, options.existing, report);
     }
     Ok(items)
+}
+
+fn identity(manifest: &Manifest, summary: &DatabaseSummary, options: &RestoreOptions) -> Identity {
+    Identity {
+        backup: manifest.backup.clone(),
+        // In ASCII, as it is kept in a database of any encoding.
+        database: summary.name.escape_default().to_string(),
+        options: options.identity().escape_default().to_string(),
+    }
+}
+
+/// Whether a chosen database has the journal of this restore.
+pub(super) fn any_begun(
+    manifest: &Manifest,
+    options: &RestoreOptions,
+    target: &Target,
+    facts: &TargetFacts,
+) -> Result<bool, RestoreError> {
+    for (summary, name) in databases(manifest, options)? {
+        if !facts.databases.contains(name.as_bytes()) {
+            continue;
+        }
+        let mut db = target.open(&name)?;
+        db.prepare(Some(&summary.encoding), target.stall)?;
+        let identity = identity(manifest, summary, options);
+        if journal::exists(&mut db)?
+            && journal::head(&mut db)?.is_some_and(|head| head.identity == identity)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 struct Seen {
@@ -269,6 +296,9 @@ fn settle_finished(items: &mut [Item<'_>], existing: Existing, report: &mut Chec
             item.action = DatabaseAction::Finished;
         } else if existing == Existing::Keep {
             (item.action, item.fresh) = (DatabaseAction::Use, false);
+        } else if existing == Existing::Clean && item.name != MAINTENANCE {
+            (item.action, item.fresh) = (DatabaseAction::Replace, true);
+            item.present = Present::nothing();
         } else {
             report.add_with_way_out(
                 Severity::Error,

@@ -42,7 +42,14 @@ pub(super) fn create_database(
         Some(entry) => create_statement(entry, &item.name, facts)?,
         None => format!("CREATE DATABASE {name} TEMPLATE template0").into_bytes(),
     };
-    db.run("making the database", sql)?;
+    if let Err(error) = db.connection.execute(sql) {
+        // It was not there a moment ago. Perhaps the session of a killed restore was still making it:
+        // whoever looks again finds that it is there and empty.
+        if error.sqlstate() == Some("42P04") {
+            return Err(RestoreError::Busy { database: item.name.clone() });
+        }
+        return Err(failed("making the database", &item.name, error));
+    }
     // Now, as owners of what is in it may need its rights. A refusal is told at the end, when this is
     // done once more.
     let owner = entry.and_then(Entry::owner).filter(|owner| owners && !owner.is_empty());

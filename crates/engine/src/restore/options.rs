@@ -17,7 +17,9 @@ pub struct RestoreOptions {
     pub parts: RestoreParts,
     /// What may be done about what is there already.
     pub existing: Existing,
-    /// Go on with a restore that was interrupted.
+    /// Go on with a restore that was interrupted: one of its databases has its journal, or nothing was
+    /// in the way when it began. With [`Existing::Clean`] databases that it had not come to
+    /// are replaced.
     pub resume: bool,
     /// Whether roles that are missing are made.
     pub roles: bool,
@@ -125,9 +127,6 @@ impl RestoreOptions {
                 "rows alone go into tables that are there; allow an existing database, or have \
                  its tables emptied",
             );
-        }
-        if self.resume && self.existing == Existing::Clean {
-            return Some("a restore either goes on or begins anew; choose one");
         }
         None
     }

@@ -40,6 +40,10 @@ const MOST_MEMORY: u64 = 4 << 30;
 /// Crashes of the target during one restore of a database after which it still goes on by itself.
 const CRASHES: usize = 3;
 
+/// What is left to do after every restore of rows.
+const GATHER_STATISTICS: &str = "gather statistics for the planner: vacuumdb --analyze-in-stages, or \
+     ANALYZE in each database";
+
 /// What all databases have in common.
 pub(super) struct Scene<'a> {
     pub(super) vault: &'a Vault,
@@ -48,6 +52,9 @@ pub(super) struct Scene<'a> {
     pub(super) options: &'a RestoreOptions,
     pub(super) progress: &'a Arc<Progress>,
     pub(super) guard: &'a Guard,
+    /// Called when all is loaded and before the first database is finished: from then on a database
+    /// without a journal may be one that is complete.
+    pub(super) before_end: &'a dyn Fn(&RestoreReport) -> Result<(), RestoreError>,
 }
 
 /// One database that is loaded, or as far as it came.
@@ -85,7 +92,14 @@ pub(super) fn all(
     let complete = worked.iter().all(|one| status(one) != RestoreStatus::Incomplete)
         && !scene.progress.is_cancelled();
     let mut all_joined = joined;
+    let mut held = None;
     if complete {
+        let so_far = so_far(scene, &worked, &roles_report, &prepared.roles.notes, started);
+        held = (scene.before_end)(&so_far).err();
+    }
+    if let (Some(error), Some(first)) = (held.take(), worked.first_mut()) {
+        first.outcome.fatal = Some(error);
+    } else if complete {
         for one in &mut worked {
             scene.progress.phase(&format!("{}: finishing", one.item.name));
             let left = finish(scene, facts, one);
@@ -122,36 +136,15 @@ fn end(
     not_begun: Vec<String>,
     started: Instant,
 ) -> Result<RestoreReport, RestoreError> {
-    let databases: Vec<DatabaseReport> = worked.iter().map(|one| report(one)).collect();
-    let mut status =
-        databases.iter().map(|one| one.status).max().unwrap_or(RestoreStatus::Complete);
+    let mut report = so_far(scene, &worked, &roles, notes, started);
     if !not_begun.is_empty() || scene.progress.is_cancelled() {
-        status = RestoreStatus::Incomplete;
+        report.status = RestoreStatus::Incomplete;
     }
-    let mut to_do: Vec<String> = notes.to_vec();
-    to_do.extend(roles.refused.iter().map(|refused| format!("a role: {refused}")));
-    to_do.extend(
-        scene.manifest.losses.iter().map(|loss| {
-            format!("not in the backup: {} {}: {}", loss.count, loss.kind, loss.reason)
-        }),
-    );
-    if status != RestoreStatus::Incomplete && scene.options.data() {
-        to_do.push(
-            "gather statistics for the planner: vacuumdb --analyze-in-stages, or ANALYZE in each \
-             database"
-                .to_owned(),
-        );
+    report.not_begun = not_begun;
+    let status = report.status;
+    if status == RestoreStatus::Incomplete {
+        report.to_do.retain(|to_do| to_do != GATHER_STATISTICS);
     }
-    let report = RestoreReport {
-        status,
-        backup: scene.manifest.backup.clone(),
-        target: scene.target.config.describe(),
-        duration_seconds: started.elapsed().as_secs_f64(),
-        roles,
-        databases,
-        not_begun,
-        to_do,
-    };
     if scene.progress.is_cancelled() && status == RestoreStatus::Incomplete {
         return Err(RestoreError::Cancelled { report: Some(Box::new(report)) });
     }
@@ -174,6 +167,38 @@ fn end(
         None => "rows are missing".to_owned(),
     };
     Err(RestoreError::Incomplete { cause, report: Box::new(report), damaged: objects })
+}
+
+/// What is there by now.
+fn so_far(
+    scene: &Scene<'_>,
+    worked: &[Worked<'_, '_>],
+    roles: &RolesReport,
+    notes: &[String],
+    started: Instant,
+) -> RestoreReport {
+    let databases: Vec<DatabaseReport> = worked.iter().map(|one| report(one)).collect();
+    let status = databases.iter().map(|one| one.status).max().unwrap_or(RestoreStatus::Complete);
+    let mut to_do: Vec<String> = notes.to_vec();
+    to_do.extend(roles.refused.iter().map(|refused| format!("a role: {refused}")));
+    to_do.extend(
+        scene.manifest.losses.iter().map(|loss| {
+            format!("not in the backup: {} {}: {}", loss.count, loss.kind, loss.reason)
+        }),
+    );
+    if status != RestoreStatus::Incomplete && scene.options.data() {
+        to_do.push(GATHER_STATISTICS.to_owned());
+    }
+    RestoreReport {
+        status,
+        backup: scene.manifest.backup.clone(),
+        target: scene.target.config.describe(),
+        duration_seconds: started.elapsed().as_secs_f64(),
+        roles: roles.clone(),
+        databases,
+        not_begun: Vec::new(),
+        to_do,
+    }
 }
 
 fn work<'i, 'a>(

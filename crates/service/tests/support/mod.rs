@@ -31,6 +31,8 @@ pub const QUEUE: &str = "backups";
 
 /// The queue of lanes.
 pub const LANES: &str = "lanes";
+/// The queue of restores.
+pub const RESTORE_QUEUE: &str = "restores";
 
 /// Part of every planted secret.
 pub const SECRET: &str = "hunter2";
@@ -111,6 +113,7 @@ impl Bench {
         let queues = LocalQueues::open_with_clock(&path, clock.clone()).expect("a new file");
         queues.declare(QUEUE, options).expect("a queue");
         queues.declare(LANES, &QueueOptions::default()).expect("a queue");
+        queues.declare(RESTORE_QUEUE, &QueueOptions::default()).expect("a queue");
         let bus = Arc::new(ShakyBus::new(LocalBus(queues.clone())));
         let sink = Arc::new(ShakySink::new(FileSink::new(folder.path().join("events.jsonl"))));
         let service = Service::new(options_of(&folder, bus.clone(), sink.clone()));
@@ -266,6 +269,7 @@ fn options_of(
         queue: QUEUE.to_owned(),
         lanes: LANES.to_owned(),
         lane_budget: std::time::Duration::from_secs(480),
+        restore_queue: RESTORE_QUEUE.to_owned(),
         bus,
         sink,
         pg_bin: None,
