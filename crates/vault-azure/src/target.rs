@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,8 +38,10 @@ const MOST_BLOCKS: usize = 50_000;
 /// Longest block of Put Block From URL, bytes.
 const MOST_COPIED_BYTES: u64 = 4000 << 20;
 
-/// How long a copy is tried again: its bytes can be sent instead.
-const COPY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a copy is tried again: its bytes can be sent instead. The first one shows whether the
+/// service copies at all.
+const FIRST_COPY_PATIENCE: Duration = Duration::from_secs(5);
+const COPY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A token is renewed when it has less than this left.
 const TOKEN_RESERVE: Duration = Duration::from_secs(300);
@@ -50,8 +53,9 @@ const STORAGE_SCOPE: &str = "https://storage.azure.com/.default";
 /// [`BlobTarget::open`].
 pub struct BlobTarget {
     store: Arc<BlobStore>,
-    /// For copies.
-    patience: RetryLimits,
+    retry: RetryLimits,
+    /// Whether the service has copied a block.
+    has_copied: AtomicBool,
     /// Without a slash at the end; empty for the container itself.
     folder: String,
     tier: Option<ChunkTier>,
@@ -250,12 +254,14 @@ impl BlockStore for BlobTarget {
         };
         let from = Source { location: from.location.clone(), right: from.right.clone() };
         let (container, blob) = (Arc::clone(&self.store.container), self.path(&upload.name));
-        let (id, patience) = (block_id(upload, index), self.patience.clone());
+        let (id, patience) = (block_id(upload, index), self.patience());
         let work = async move {
             let url = from.url(&name, &range).await?;
             container.copy_block(&blob, &id, &url, bytes, &patience).await
         };
-        self.store.runtime.wait(work).map_err(refused)
+        self.store.runtime.wait(work).map_err(refused)?;
+        self.has_copied.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn sizes(&self, upload: &BlockUpload) -> Result<HashMap<u32, u64>, StoreError> {

@@ -188,7 +188,7 @@ impl Composed<'_> {
         let target = self.store.begin(name);
         // Whether the service copies at all shows before anything else is done.
         if let Err(refused) = self.copy(&target, 0, self.blocks[first]) {
-            return Ok(Outcome::Stream(toc, Some(chain(&refused))));
+            return Ok(Outcome::Stream(toc, Some(chain(&refused.0))));
         }
         let before = damage.objects.len();
         let mut list: Vec<u32> = Vec::new();
@@ -212,7 +212,7 @@ impl Composed<'_> {
             self.store.commit(&upload, &indexes, true).map_err(store_error)?;
             check_length(&*self.store, &upload.name, self.at - start)?;
             if let Err(refused) = self.from_part(&target, &upload, self.at - start, &mut list) {
-                return Ok(Outcome::Stream(toc, Some(chain(&refused))));
+                return Ok(Outcome::Stream(toc, Some(chain(&refused.0))));
             }
         }
         if damage.objects.len() > before {
