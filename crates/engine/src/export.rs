@@ -124,6 +124,7 @@ pub fn export(
     let roles = if is_alone { RolesWritten::Absent } else { export.roles(&mut damage)? };
     let mut archives = Vec::new();
     for (database, name) in &chosen {
+        progress.check_cancelled(ExportError::Cancelled)?;
         progress.phase(&database.name);
         if let Some(written) = database::export(context, database, name, &mut damage)? {
             export.archive(database, &written);

@@ -121,9 +121,15 @@ impl BlobTarget {
         let vault = vault.and_then(|(place, options)| {
             source(place, place.sas.as_ref().or(options.sas.as_ref()))
         });
-        let patience =
-            RetryLimits { total: COPY_PATIENCE.min(options.retry.total), ..options.retry.clone() };
-        Ok(Self { store, patience, folder: folder.clone(), tier: place.tier, own, vault })
+        let (retry, has_copied) = (options.retry.clone(), AtomicBool::new(false));
+        let (folder, tier) = (folder.clone(), place.tier);
+        Ok(Self { store, retry, has_copied, folder, tier, own, vault })
+    }
+
+    fn patience(&self) -> RetryLimits {
+        let has_copied = self.has_copied.load(Ordering::Relaxed);
+        let total = if has_copied { COPY_PATIENCE } else { FIRST_COPY_PATIENCE };
+        RetryLimits { total: total.min(self.retry.total), ..self.retry.clone() }
     }
 
     fn path(&self, name: &str) -> String {
@@ -318,6 +324,41 @@ impl BlockStore for BlobTarget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug)]
+    struct Counting(std::sync::atomic::AtomicU32);
+
+    #[async_trait::async_trait]
+    impl TokenCredential for Counting {
+        async fn get_token(
+            &self,
+            scopes: &[&str],
+            _options: Option<azure_core::credentials::TokenRequestOptions<'_>>,
+        ) -> azure_core::Result<AccessToken> {
+            assert_eq!(scopes, [STORAGE_SCOPE]);
+            let count = self.0.fetch_add(1, Ordering::SeqCst);
+            let life = if count == 0 { Duration::from_secs(10) } else { Duration::from_secs(3600) };
+            Ok(AccessToken::new(format!("token{count}"), OffsetDateTime::now_utc() + life))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_is_opened_by_its_signature_or_by_a_token_that_is_renewed() {
+        let location = "https://acct.blob.core.windows.net/vault".to_owned();
+        let sas = Sas::parse("sv=1&sig=a%2Bb%3D").unwrap();
+        let source = Source { location: location.clone(), right: Right::Sas(sas) };
+        let found = source.url("chunks/ab/c%20d", &None).await.unwrap();
+        assert_eq!(found.url, format!("{location}/chunks/ab/c%2520d?sv=1&sig=a%2Bb%3D"));
+        assert_eq!(found.authorization, None);
+        let tokens = Tokens { credential: Arc::new(Counting(0.into())), last: Mutex::new(None) };
+        let source = Source { location: location.clone(), right: Right::Token(Arc::new(tokens)) };
+        // The first one has too little left to be kept.
+        for expected in ["Bearer token0", "Bearer token1", "Bearer token1"] {
+            let found = source.url("a", &Some(0..9)).await.unwrap();
+            assert_eq!(found.url, format!("{location}/a"));
+            assert_eq!(found.authorization.as_deref(), Some(expected));
+        }
+    }
 
     #[test]
     fn only_blocks_of_the_upload_itself_are_counted() {
