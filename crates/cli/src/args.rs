@@ -1,9 +1,11 @@
 //! The command line.
 
+mod export;
 mod functions;
 mod restore;
 mod verify;
 
+pub(crate) use export::ExportArgs;
 pub(crate) use functions::{DrillArgs, HostArgs, RequestArgs, StatusArgs, TriggerArgs};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use verify::VerifyArgs;
@@ -12,7 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use flexkeep_engine::{BackupOptions, DEFAULT_LEVEL, ExportOptions, RolesFor};
+use flexkeep_engine::{BackupOptions, DEFAULT_LEVEL};
 use flexkeep_vault::ServerName;
 use jiff::SignedDuration;
 
@@ -77,16 +79,6 @@ Examples:
   flexkeep show shop/latest --vault /srv/vault
   flexkeep show shop-20261122 --vault /srv/vault    the only backup of that day
   flexkeep show latest --vault /srv/vault --json | jq '.manifest.losses'";
-
-const EXPORT_EXAMPLES: &str = "\
-Examples:
-  flexkeep export shop/latest --vault /srv/vault --to /srv/export/shop
-  flexkeep export shop/latest --vault /srv/vault --to /tmp/one --database orders
-  flexkeep export latest --vault /srv/vault --to /tmp/old --pg-restore 14
-  flexkeep export latest --vault /srv/vault --to /tmp/new --roles-for flexible-server
-
-The folder then holds one archive a database for the stock pg_restore, roles.sql, and README.txt
-with the commands that restore them.";
 
 const CHECK_EXAMPLES: &str = "\
 Examples:
@@ -172,8 +164,8 @@ pub(crate) enum Command {
     #[command(after_help = SHOW_EXAMPLES)]
     Show(ShowArgs),
     /// Write a backup as archives for pg_restore, verifying every byte
-    #[command(after_help = EXPORT_EXAMPLES)]
-    Export(ExportArgs),
+    #[command(after_help = export::EXAMPLES)]
+    Export(Box<ExportArgs>),
     /// Restore a backup, or a part of it, into a server
     #[command(after_help = restore::EXAMPLES)]
     Restore(Box<RestoreArgs>),
@@ -277,34 +269,6 @@ pub(crate) struct ShowArgs {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct ExportArgs {
-    /// An id, the beginning of one, SERVER/latest, or latest
-    #[arg(value_name = "BACKUP")]
-    pub(crate) backup: String,
-    #[command(flatten)]
-    pub(crate) vault: VaultArgs,
-    /// The folder to write into; made when it is not there
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) to: PathBuf,
-    /// Only this database; may be given several times
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub(crate) database: Vec<String>,
-    /// Major version of the oldest pg_restore that shall read the archives, 12 or newer; when not
-    /// given that of the backup's pg_dump, but at least 16: the fast way
-    #[arg(long, value_name = "MAJOR", value_parser = clap::value_parser!(u32).range(9..=99))]
-    pub(crate) pg_restore: Option<u32>,
-    /// For which kind of server roles.sql is written
-    #[arg(long, value_name = "KIND", value_enum, default_value_t)]
-    pub(crate) roles_for: RolesForArg,
-    /// Replace the files of an earlier export
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-    /// Threads that verify and compress; as many as there are processors when not given
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=256))]
-    pub(crate) threads: Option<u64>,
-}
-
-#[derive(Args, Debug)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
@@ -313,17 +277,6 @@ pub(crate) struct CheckArgs {
     pub(crate) policy: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
-}
-
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(crate) enum RolesForArg {
-    /// For Flexible Server when the backup came from one, else for PostgreSQL
-    #[default]
-    Same,
-    /// As pg_dumpall wrote it, but safe to replay
-    Postgres,
-    /// Without what Azure Database for PostgreSQL Flexible Server refuses
-    FlexibleServer,
 }
 
 impl SourceArgs {
@@ -345,25 +298,6 @@ impl SourceArgs {
 impl BackupArgs {
     pub(crate) fn options(&self) -> BackupOptions {
         BackupOptions { level: self.level, attempts: self.attempts, ..self.source.options() }
-    }
-}
-
-impl ExportArgs {
-    pub(crate) fn options(&self) -> ExportOptions {
-        let processors =
-            || std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
-        ExportOptions {
-            to: self.to.clone(),
-            databases: self.database.clone(),
-            pg_restore: self.pg_restore,
-            roles_for: match self.roles_for {
-                RolesForArg::Same => RolesFor::Same,
-                RolesForArg::Postgres => RolesFor::Postgres,
-                RolesForArg::FlexibleServer => RolesFor::FlexibleServer,
-            },
-            threads: self.threads.map_or_else(processors, count),
-            overwrite: self.overwrite,
-        }
     }
 }
 

@@ -99,7 +99,8 @@ impl From<BackupError> for Failure {
 impl From<ExportError> for Failure {
     fn from(error: ExportError) -> Self {
         let exit = match &error {
-            ExportError::NoSuchDatabase { .. }
+            ExportError::NoSuchObject { .. }
+            | ExportError::Options(_)
             | ExportError::PgRestoreTooOld { .. }
             | ExportError::Exists { .. } => Exit::Usage,
             ExportError::Damaged { .. }
@@ -172,7 +173,6 @@ fn damage(error: &ExportError) -> Option<serde_json::Value> {
             })
         })
         .collect();
-    let written: Vec<_> = written.iter().map(|path| path.to_string_lossy()).collect();
     Some(serde_json::json!({
         "damaged": objects,
         "more": more,

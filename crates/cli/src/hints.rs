@@ -54,6 +54,12 @@ pub(crate) fn backup(error: &BackupError) -> Option<String> {
 pub(crate) fn export(error: &ExportError) -> Option<String> {
     match error {
         ExportError::Vault(error) => vault(error),
+        ExportError::Store(error) if error.is_transient() => {
+            Some("this may pass; run the command again".to_owned())
+        }
+        ExportError::Tool(ToolError::Missing { .. }) => {
+            Some("--pg-bin DIR, or FLEXKEEP_PG_BIN, names their folder".to_owned())
+        }
         ExportError::Internal(_) => {
             Some("this is a defect of flexkeep; please report it with this text".to_owned())
         }

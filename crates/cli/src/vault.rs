@@ -13,8 +13,13 @@ use crate::render::shell;
 
 /// Opens vaults that are not folders; with its environment, as no option holds a secret.
 pub(crate) fn remote() -> Arc<dyn RemoteStores> {
+    azure() as Arc<dyn RemoteStores>
+}
+
+/// The same for what else is in containers.
+pub(crate) fn azure() -> Arc<AzureStores> {
     static STORES: OnceLock<Arc<AzureStores>> = OnceLock::new();
-    Arc::clone(STORES.get_or_init(|| Arc::new(AzureStores::of_process()))) as Arc<dyn RemoteStores>
+    Arc::clone(STORES.get_or_init(|| Arc::new(AzureStores::of_process())))
 }
 
 /// A vault's place, and as the user wrote it.

@@ -1,27 +1,36 @@
-//! An export: the archives of a backup's databases, and roles, as files for PostgreSQL's own
-//! programs.
+//! An export: a backup's databases, and roles, as files for PostgreSQL's own programs.
 //!
 //! # Layout
-//! One `<database>.dump` each (custom format, see [`names`] for odd names), `roles.sql`,
-//! `roles-as-dumped.sql` where that says more, and `README.txt` with the commands.
+//! For each database one archive, `<database>.dump` (custom format), `<database>.dir` (directory
+//! format) or `<database>.sql` (plain, with `.gz` or `.zst` where it is compressed; see [`names`] for
+//! odd names); `roles.sql`, `roles-as-dumped.sql` where that says more, and `README.txt` with the
+//! commands. They go into a folder or a container; one database alone to standard output.
 //!
 //! # Consistency
 //! Every chunk is decoded and hashed before its bytes are written, every entry with data must be
 //! there exactly once, and a file gets its name when it is complete and durable. Where the format
 //! allows it the vault's bytes are passed on as they are; for pg_restore 15 and older they are
-//! compressed anew.
+//! compressed anew. What a storage service copies by itself is the exception: see [`compose`].
 
+mod blob;
+mod compose;
 mod composer;
+mod custom;
 mod damage;
 mod database;
+mod directory;
 mod encode;
 mod error;
+mod layout;
 mod names;
+mod part;
 mod partial;
 pub(crate) mod pipeline;
+mod plain;
 mod readme;
+mod sink;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use flexkeep_pg_archive::Version;
@@ -30,7 +39,7 @@ use flexkeep_vault::manifest::{DatabaseSummary, Manifest};
 use flexkeep_vault::{Vault, meta_name};
 use serde::Serialize;
 
-use crate::options::{ExportOptions, RolesFor};
+use crate::options::{ExportFormat, ExportOptions, ExportTarget, RolesFor};
 use crate::progress::Progress;
 use crate::roles::{self, RolesTarget};
 pub(crate) use damage::{Damage, MOST_DAMAGED};
@@ -47,36 +56,54 @@ const MAX_ROLES_BYTES: u64 = 256 << 20;
 /// What an export wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ExportReport {
-    /// The folder.
-    pub folder: PathBuf,
+    /// The folder, the container's URL without a query, or `-`.
+    pub folder: String,
+    /// What the databases are written as.
+    pub format: ExportFormat,
     /// The files in it, in the order in which they were written.
     pub files: Vec<ExportedFile>,
     /// What is not in the files, or has to be looked at, for people.
     pub notes: Vec<String>,
-    /// Major version of the oldest pg_restore that reads all archives.
+    /// Major version of the oldest pg_restore that reads all archives; of plain SQL the oldest
+    /// server that knows all that is in it.
     pub pg_restore_major: u32,
 }
 
 /// A file of an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ExportedFile {
-    /// Where it is.
-    pub path: PathBuf,
+    /// Where it is: a path, a URL without a query, or `-`.
+    pub path: String,
     /// The database that it holds, for an archive.
     pub database: Option<String>,
-    /// Its length in bytes.
+    /// Its length in bytes; of a folder that of its files.
     pub bytes: u64,
+    /// How an archive got into a container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
 }
 
-/// Writes a backup, or some of its databases, into a folder.
+/// How the bytes of an archive got into a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Transfer {
+    /// Bytes that the storage service copied from the vault by itself: they were not read, only
+    /// their lengths compared.
+    pub copied_bytes: u64,
+    /// Bytes that were read, verified and sent.
+    pub sent_bytes: u64,
+    /// Why the service was not let, or did not want to, copy any.
+    pub refused: Option<String>,
+}
+
+/// Writes a backup, or some of its databases, or a part of one.
 ///
 /// Memory stays within about 96 MiB for each of [`ExportOptions::threads`], and what the tables of
 /// contents need.
 ///
 /// # Errors
 /// Nothing is written when a file is in the way or a name is unknown. After any other error the
-/// files that have their names are complete, and no others are left.
-/// [`ExportError::Damaged`] comes last: everything else was verified and written before.
+/// files that have their names are complete, and no others are left; standard output may have got a
+/// part. [`ExportError::Damaged`] comes last: everything else was verified and written before.
 pub fn export(
     vault: &Vault,
     manifest: &Manifest,
@@ -84,30 +111,41 @@ pub fn export(
     progress: &Arc<Progress>,
 ) -> Result<ExportReport, ExportError> {
     let chosen = choose(manifest, options)?;
-    database::wanted(options.pg_restore, Version::V1_16)?;
-    prepare_folder(options, &chosen)?;
-    for (database, _) in &chosen {
-        progress.planned(database.totals.tables, database.totals.raw_bytes);
+    check_options(options, &chosen)?;
+    let server_major = manifest.source.version_num / 10_000;
+    let context = Context { vault, options, progress, server_major };
+    if options.is_selective() {
+        chosen.iter().try_for_each(|(database, _)| database::check_part(context, database))?;
     }
+    prepare_target(options, &chosen)?;
     let mut damage = Damage::default();
     let mut export = Export { vault, manifest, options, files: Vec::new(), notes: Vec::new() };
-    let roles = export.roles(&mut damage)?;
-    let context = Context { vault, options, progress };
+    let is_alone = matches!(options.to, ExportTarget::Stdout);
+    let roles = if is_alone { RolesWritten::Absent } else { export.roles(&mut damage)? };
     let mut archives = Vec::new();
     for (database, name) in &chosen {
+        progress.check_cancelled(ExportError::Cancelled)?;
         progress.phase(&database.name);
-        if let Some(written) = database::export(&context, database, name, &mut damage)? {
-            export.file(written.path.clone(), Some(&database.name), written.bytes);
+        if let Some(written) = database::export(context, database, name, &mut damage)? {
+            export.archive(database, &written);
             archives.push((*database, written));
         }
     }
     progress.phase("writing the instructions");
-    let major = archives.iter().map(|(_, written)| oldest_pg_restore(written.version)).max();
+    let major = archives.iter().map(|(_, written)| written.major).max();
     let pg_restore_major = major.unwrap_or(oldest_pg_restore(Version::V1_14));
-    export.readme(&archives, roles, pg_restore_major)?;
+    if !is_alone {
+        export.readme(&archives, roles, pg_restore_major)?;
+    }
     if damage.objects.is_empty() {
         let Export { files, notes, .. } = export;
-        return Ok(ExportReport { folder: options.to.clone(), files, notes, pg_restore_major });
+        let folder = match &options.to {
+            ExportTarget::Folder(folder) => folder.display().to_string(),
+            ExportTarget::Blocks(store) => store.location(),
+            ExportTarget::Stdout => sink::STDOUT.to_owned(),
+        };
+        let format = options.format;
+        return Ok(ExportReport { folder, format, files, notes, pg_restore_major });
     }
     progress.phase("looking for other backups that are hurt");
     Err(damaged(vault, damage, export.files))
@@ -148,8 +186,8 @@ fn choose<'a>(
         if !manifest.databases.iter().any(|database| database.name == *name) {
             let mut near: Vec<String> = all.map(str::to_owned).collect();
             near.sort_by_key(|one| strsim::damerau_levenshtein(one, name));
-            let (backup, name) = (manifest.backup.clone(), name.clone());
-            return Err(ExportError::NoSuchDatabase { backup, name, near });
+            let (place, name) = (format!("backup {}", manifest.backup), name.clone());
+            return Err(ExportError::NoSuchObject { place, kind: "database", name, near });
         }
     }
     let stems = names::file_stems(all);
@@ -158,33 +196,76 @@ fn choose<'a>(
         .iter()
         .zip(stems)
         .filter(|(one, _)| options.databases.is_empty() || options.databases.contains(&one.name))
-        .map(|(database, stem)| (database, format!("{stem}.dump")))
+        .map(|(database, stem)| (database, file_name(&stem, options)))
         .collect())
 }
 
-/// Makes the folder, and refuses before anything is written when files are in the way.
-fn prepare_folder(
+fn file_name(stem: &str, options: &ExportOptions) -> String {
+    let name = match options.format {
+        ExportFormat::Custom => format!("{stem}.dump"),
+        ExportFormat::Directory => format!("{stem}.dir"),
+        ExportFormat::Plain => format!("{stem}{}", plain::suffix(options.compression)),
+    };
+    // A database called roles.
+    if [ROLES, ROLES_AS_DUMPED].iter().any(|taken| name.eq_ignore_ascii_case(taken)) {
+        return format!("{stem}~db{}", plain::suffix(options.compression));
+    }
+    name
+}
+
+/// What contradicts itself.
+fn check_options(
     options: &ExportOptions,
     chosen: &[(&DatabaseSummary, String)],
 ) -> Result<(), ExportError> {
-    std::fs::create_dir_all(&options.to).map_err(|source| ExportError::File {
-        operation: "create the folder",
-        path: options.to.clone(),
-        source,
-    })?;
+    let wrong = |text: &str| Err(ExportError::Options(text.to_owned()));
+    let [is_stdout, is_container] = match options.to {
+        ExportTarget::Folder(_) => [false, false],
+        ExportTarget::Blocks(_) => [false, true],
+        ExportTarget::Stdout => [true, false],
+    };
+    if options.is_selective() && chosen.len() != 1 {
+        return wrong("schemas and tables can be chosen from one database; name it");
+    }
+    if is_stdout && chosen.len() != 1 {
+        return wrong("standard output takes one database; name it");
+    }
+    if options.format == ExportFormat::Directory && is_stdout {
+        return wrong("a directory does not fit into standard output; choose custom or plain");
+    }
+    if options.format == ExportFormat::Directory && is_container {
+        return wrong(
+            "a directory can be written into a folder only; a custom archive has the same, and \
+             pg_restore --jobs reads it as well",
+        );
+    }
+    if options.create && options.format != ExportFormat::Plain {
+        return wrong("only plain SQL says CREATE DATABASE itself; pg_restore --create does it");
+    }
+    if options.format != ExportFormat::Plain {
+        database::wanted(options, Version::V1_16)?;
+    }
+    Ok(())
+}
+
+/// Makes the folder, and refuses before anything is written when files are in the way.
+fn prepare_target(
+    options: &ExportOptions,
+    chosen: &[(&DatabaseSummary, String)],
+) -> Result<(), ExportError> {
+    if let ExportTarget::Folder(folder) = &options.to {
+        std::fs::create_dir_all(folder).map_err(|source| ExportError::File {
+            operation: "create the folder",
+            path: folder.clone(),
+            source,
+        })?;
+    }
     if options.overwrite {
         return Ok(());
     }
     let fixed = [ROLES, ROLES_AS_DUMPED, README];
-    for name in chosen.iter().map(|(_, name)| name.as_str()).chain(fixed) {
-        let path = options.to.join(name);
-        match path.symlink_metadata() {
-            Ok(_) => return Err(ExportError::Exists { path }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ExportError::File { operation: "look at", path, source }),
-        }
-    }
-    Ok(())
+    let names = chosen.iter().map(|(_, name)| name.as_str()).chain(fixed);
+    names.into_iter().try_for_each(|name| sink::refuse_existing(options, name))
 }
 
 /// What is known of roles.sql when the instructions are written.
@@ -203,14 +284,16 @@ struct Export<'a> {
 }
 
 impl Export<'_> {
-    fn file(&mut self, path: PathBuf, database: Option<&str>, bytes: u64) {
-        self.files.push(ExportedFile { path, database: database.map(str::to_owned), bytes });
+    fn archive(&mut self, database: &DatabaseSummary, written: &Written) {
+        let (path, bytes) = (written.path.clone(), written.bytes);
+        let (database, transfer) = (Some(database.name.clone()), written.transfer.clone());
+        self.files.push(ExportedFile { path, database, bytes, transfer });
+        self.notes.extend(written.notes.iter().cloned());
     }
 
     fn write(&mut self, name: &str, body: &[u8], secret: bool) -> Result<(), ExportError> {
-        let (folder, overwrite) = (&self.options.to, self.options.overwrite);
-        let (path, bytes) = partial::write_file(folder, name, body, secret, overwrite)?;
-        self.file(path, None, bytes);
+        let (path, bytes) = sink::write_file(self.options, name, body, secret)?;
+        self.files.push(ExportedFile { path, database: None, bytes, transfer: None });
         Ok(())
     }
 
@@ -243,7 +326,7 @@ impl Export<'_> {
         if prepared.reduced {
             self.write(ROLES_AS_DUMPED, &sql, true)?;
         } else if self.options.overwrite {
-            remove_stale(&self.options.to.join(ROLES_AS_DUMPED))?;
+            remove_stale(&self.options.to, ROLES_AS_DUMPED)?;
         }
         let notes = prepared.notes.into_iter().map(|note| format!("{ROLES}: {note}"));
         self.notes.extend(notes);
@@ -262,6 +345,7 @@ impl Export<'_> {
             roles,
             notes: &self.notes,
             pg_restore_major,
+            options: self.options,
         }
         .text();
         self.write(README, text.as_bytes(), false)
@@ -269,7 +353,15 @@ impl Export<'_> {
 }
 
 /// An earlier export's file that this one does not have.
-fn remove_stale(path: &Path) -> Result<(), ExportError> {
+fn remove_stale(target: &ExportTarget, name: &str) -> Result<(), ExportError> {
+    match target {
+        ExportTarget::Folder(folder) => remove_file(&folder.join(name)),
+        ExportTarget::Blocks(store) => store.delete(name).map_err(sink::store_error),
+        ExportTarget::Stdout => Ok(()),
+    }
+}
+
+fn remove_file(path: &Path) -> Result<(), ExportError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(ExportError::File { operation: "remove", path: path.to_owned(), source })

@@ -37,8 +37,11 @@ mod verify;
 pub use backup::backup;
 pub use check::{CheckReport, Finding, Severity, check};
 pub use error::{BackupError, ToolError, chain};
-pub use export::{DamagedObject, ExportError, ExportReport, ExportedFile, export};
-pub use options::{BackupOptions, DEFAULT_LEVEL, ExportOptions, Request, RolesFor};
+pub use export::{DamagedObject, ExportError, ExportReport, ExportedFile, Transfer, export};
+pub use options::{
+    BackupOptions, DEFAULT_LEVEL, ExportCompression, ExportFormat, ExportOptions, ExportTarget,
+    Request, RolesFor,
+};
 pub use progress::{Progress, ProgressReading, Restart};
 pub use relay::{
     Begun, Lane, LaneEnd, LaneOptions, LaneSign, Sighting, Successors, begin, lane_signs, run_lane,

@@ -1,10 +1,13 @@
 //! What a caller decides about a backup and an export.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flexkeep_vault::ServerName;
+use flexkeep_vault::store::BlockStore;
 use jiff::Timestamp;
+use serde::Serialize;
 
 /// How to take a backup.
 #[derive(Clone, Debug)]
@@ -70,19 +73,70 @@ impl Default for BackupOptions {
 /// How to export a backup.
 #[derive(Clone, Debug)]
 pub struct ExportOptions {
-    /// The folder to write into; made when it is not there.
-    pub to: PathBuf,
+    /// Where it goes.
+    pub to: ExportTarget,
     /// Only these databases; all when empty.
     pub databases: Vec<String>,
+    /// Only these schemas of the one chosen database.
+    pub schemas: Vec<String>,
+    /// Only these tables of the one chosen database, as `name` or `schema.name`.
+    pub tables: Vec<String>,
+    /// What a database is written as.
+    pub format: ExportFormat,
+    /// How data is compressed; `None` is the usual one of the format.
+    pub compression: Option<ExportCompression>,
     /// Major version of the oldest pg_restore that shall read the archives. `None` keeps the
-    /// format and the chunks as they are (pg_restore 17, or 16, as the README says).
+    /// format and the chunks as they are (pg_restore 17, or 16, as the README says). Of plain SQL
+    /// the major version of the pg_restore that writes it: that of the server when `None`.
     pub pg_restore: Option<u32>,
+    /// Begin plain SQL with the making of the database.
+    pub create: bool,
+    /// Folder that holds `pg_restore`, for plain SQL; searched for when absent.
+    pub pg_bin: Option<PathBuf>,
     /// For which kind of server `roles.sql` is written.
     pub roles_for: RolesFor,
     /// Threads that verify and compress.
     pub threads: usize,
     /// Replace files of an earlier export.
     pub overwrite: bool,
+    /// Read and check every chunk, also where the storage service could copy it by itself.
+    pub verify: bool,
+}
+
+/// Where an export goes.
+#[derive(Clone, Debug)]
+pub enum ExportTarget {
+    /// A folder; made when it is not there.
+    Folder(PathBuf),
+    /// A container, or a folder in one.
+    Blocks(Arc<dyn BlockStore>),
+    /// Standard output: one database and nothing else.
+    Stdout,
+}
+
+/// What a database is exported as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExportFormat {
+    /// One file for pg_restore, as of `pg_dump -Fc`.
+    #[default]
+    Custom,
+    /// A folder for pg_restore, as of `pg_dump -Fd`.
+    Directory,
+    /// SQL for psql, as of `pg_dump -Fp`. The stock pg_restore writes it from the archive, which it
+    /// gets through a pipe.
+    Plain,
+}
+
+/// How an export's data is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportCompression {
+    /// zstd; without a level the vault's own chunks, as they are.
+    Zstd(Option<i32>),
+    /// gzip, levels 1 to 9.
+    Gzip(Option<u32>),
+    /// Not at all.
+    None,
 }
 
 /// For which kind of server `roles.sql` is written.
@@ -95,4 +149,30 @@ pub enum RolesFor {
     Postgres,
     /// Without what Azure Database for PostgreSQL Flexible Server refuses.
     FlexibleServer,
+}
+
+impl ExportOptions {
+    /// Everything of a backup, as custom archives, in the usual way.
+    pub fn new(to: ExportTarget) -> Self {
+        Self {
+            to,
+            databases: Vec::new(),
+            schemas: Vec::new(),
+            tables: Vec::new(),
+            format: ExportFormat::Custom,
+            compression: None,
+            pg_restore: None,
+            create: false,
+            pg_bin: None,
+            roles_for: RolesFor::Same,
+            threads: 2,
+            overwrite: false,
+            verify: false,
+        }
+    }
+
+    /// Whether only a part of a database is wanted.
+    pub(crate) fn is_selective(&self) -> bool {
+        !self.schemas.is_empty() || !self.tables.is_empty()
+    }
 }

@@ -45,7 +45,7 @@ mod prove;
 mod report;
 mod roles;
 mod run;
-mod select;
+pub(crate) mod select;
 mod sql;
 mod statement;
 mod target;

@@ -44,6 +44,22 @@ impl ClientTools {
         }
     }
 
+    /// The oldest programs that are not older than `major`, for what must not be newer than it has
+    /// to be: a pg_restore writes SQL for servers of its own version and newer.
+    pub(crate) fn find_oldest(folder: Option<&Path>, major: u32) -> Result<Self, ToolError> {
+        let folders = match folder {
+            Some(folder) => vec![folder.to_owned()],
+            None => usual_folders(),
+        };
+        let fits = |tools: &Self| tools.major >= major && tools.program("pg_restore").is_file();
+        let found = folders.iter().filter_map(|folder| Self::probe(folder)).filter(fits);
+        found.min_by_key(|tools| tools.major).ok_or_else(|| ToolError::Missing {
+            tool: "pg_restore".to_owned(),
+            server_major: major,
+            found: not_found(folder),
+        })
+    }
+
     /// The program called `name` of this folder.
     pub fn program(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -173,9 +189,22 @@ pub(crate) struct RunningTool {
 
 impl RunningTool {
     pub(crate) fn start(command: &mut Command, tool: &str) -> Result<Self, ToolError> {
+        Self::spawn(command.stdin(Stdio::null()), tool)
+    }
+
+    /// With a pipe as its standard input.
+    pub(crate) fn start_with_input(
+        command: &mut Command,
+        tool: &str,
+    ) -> Result<(Self, std::process::ChildStdin), ToolError> {
+        let mut running = Self::spawn(command.stdin(Stdio::piped()), tool)?;
+        let input = running.child.stdin.take().expect("standard input was asked for as a pipe");
+        Ok((running, input))
+    }
+
+    fn spawn(command: &mut Command, tool: &str) -> Result<Self, ToolError> {
         let path = PathBuf::from(command.get_program());
         let mut child = command
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -188,6 +217,7 @@ impl RunningTool {
         Ok(Self { child, tool: tool.to_owned(), stderr: receiver })
     }
 
+    /// Standard output, a pipe.
     pub(crate) fn take_stdout(&mut self) -> std::process::ChildStdout {
         self.child.stdout.take().expect("standard output is a pipe, and taken once")
     }

@@ -7,8 +7,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use flexkeep_engine::{
-    BackupOptions, ExportError, ExportOptions, ExportReport, Progress, RolesFor, Severity, backup,
-    check, export,
+    BackupOptions, ExportError, ExportOptions, ExportReport, ExportTarget, Progress, RolesFor,
+    Severity, backup, check, export,
 };
 use flexkeep_vault::manifest::Manifest;
 use flexkeep_vault::{FoldersOnly, Place, Vault};
@@ -165,14 +165,7 @@ fn backup_options() -> BackupOptions {
 }
 
 fn export_options(to: PathBuf) -> ExportOptions {
-    ExportOptions {
-        to,
-        databases: Vec::new(),
-        pg_restore: None,
-        roles_for: RolesFor::Same,
-        threads: 3,
-        overwrite: false,
-    }
+    ExportOptions { threads: 3, ..ExportOptions::new(ExportTarget::Folder(to)) }
 }
 
 /// Restores with the commands of the README and compares.

@@ -8,6 +8,8 @@ use crate::read::{ReadError, Source};
 
 const MAGIC: &[u8; 5] = b"PGDMP";
 const FORMAT_CUSTOM: u8 = 1;
+/// What the directory format's `toc.dat` says too: the two have the same table of contents.
+const FORMAT_TAR: u8 = 3;
 /// Bytes of a file offset; nothing else was ever written on a 64-bit machine.
 pub(crate) const OFFSET_SIZE: u8 = 8;
 /// What `pg_dump` before 16 stores for "gzip, default level".
@@ -168,7 +170,7 @@ impl Header {
         }
         match source.byte("format")? {
             FORMAT_CUSTOM => {}
-            3 => return Err(source.invalid("a tar archive: dump with --format=custom")),
+            FORMAT_TAR => return Err(source.invalid("a tar archive: dump with --format=custom")),
             5 => return Err(source.invalid("a directory archive: dump with --format=custom")),
             other => return Err(source.invalid(format!("format {other}, expected 1 (custom)"))),
         }
@@ -195,10 +197,19 @@ impl Header {
     }
 
     pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        self.put_as(out, FORMAT_CUSTOM);
+    }
+
+    /// As the directory format has it.
+    pub(crate) fn put_of_directory(&self, out: &mut Vec<u8>) {
+        self.put_as(out, FORMAT_TAR);
+    }
+
+    fn put_as(&self, out: &mut Vec<u8>, format: u8) {
         let width = usize::from(self.int_size);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[1, self.version.minor(), 0]);
-        out.extend_from_slice(&[self.int_size, OFFSET_SIZE, FORMAT_CUSTOM]);
+        out.extend_from_slice(&[self.int_size, OFFSET_SIZE, format]);
         if self.version >= Version::V1_15 {
             out.push(self.compression.algorithm());
         } else {

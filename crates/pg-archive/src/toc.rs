@@ -213,8 +213,45 @@ impl Toc {
         out.write_all(&portion)
     }
 
+    /// Writes the `toc.dat` of the directory format. The data of an entry is then in the file of
+    /// [`Toc::directory_file`], with the suffix of the compression (`.zst`, `.gz`, none).
+    ///
+    /// # Errors
+    /// If the writer fails.
+    pub fn write_directory_to<W: Write>(&self, out: &mut W) -> io::Result<()> {
+        let mut portion = Vec::with_capacity(WRITE_PORTION);
+        self.header.put_of_directory(&mut portion);
+        self.put_count(&mut portion);
+        for entry in &self.entries {
+            if portion.len() >= WRITE_PORTION {
+                out.write_all(&portion)?;
+                portion.clear();
+            }
+            let file = self.directory_file(entry).unwrap_or_default();
+            entry.put_with_file(&mut portion, &self.header, &file);
+        }
+        out.write_all(&portion)
+    }
+
+    /// The file that has an entry's data in the directory format: of large objects the list of
+    /// their files, which has no suffix. `None` if it has no data. Before version 1.16 there
+    /// is one such list, whatever the number of entries.
+    pub fn directory_file(&self, entry: &Entry) -> Option<String> {
+        let id = entry.dump_id();
+        match (entry.had_dumper(), entry.desc() == Some(b"BLOBS")) {
+            (false, _) => None,
+            (true, true) if self.header.version < Version::V1_16 => Some("blobs.toc".to_owned()),
+            (true, true) => Some(format!("blobs_{id}.toc")),
+            (true, false) => Some(format!("{id}.dat")),
+        }
+    }
+
     fn put_start(&self, out: &mut Vec<u8>) {
         self.header.put(out);
+        self.put_count(out);
+    }
+
+    fn put_count(&self, out: &mut Vec<u8>) {
         let count = i32::try_from(self.entries.len()).expect("the count was checked");
         put_int(out, usize::from(self.header.int_size), count);
     }

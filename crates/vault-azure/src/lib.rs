@@ -18,6 +18,7 @@ mod sas;
 mod store;
 mod stores;
 mod tags;
+mod target;
 
 pub use failure::BlobError;
 pub use open::BlobStores;
@@ -25,4 +26,5 @@ pub use options::{BlobOptions, RetryLimits, UploadLimits};
 pub use place::{BadPlace, BlobPlace, ChunkTier};
 pub use sas::{BadSas, Sas};
 pub use store::BlobStore;
-pub use stores::{AzureStores, RUNS_SAS_VARIABLE, SAS_VARIABLE};
+pub use stores::{AzureStores, EXPORT_SAS_VARIABLE, RUNS_SAS_VARIABLE, SAS_VARIABLE};
+pub use target::BlobTarget;

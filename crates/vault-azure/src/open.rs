@@ -52,7 +52,7 @@ impl BlobPlace {
         Ok(BlobStores { data, runs })
     }
 
-    fn store(
+    pub(crate) fn store(
         &self,
         shared: &Shared,
         container: &str,
@@ -109,7 +109,7 @@ impl BlobPlace {
         }))
     }
 
-    fn open_error(&self, kind: StoreErrorKind, error: BlobError) -> StoreError {
+    pub(crate) fn open_error(&self, kind: StoreErrorKind, error: BlobError) -> StoreError {
         StoreError {
             operation: "open",
             object: self.container().to_owned(),
@@ -121,14 +121,14 @@ impl BlobPlace {
 }
 
 /// What both stores use.
-struct Shared {
+pub(crate) struct Shared {
     runtime: Arc<BlobRuntime>,
     http: reqwest::Client,
     credential: Option<Arc<dyn TokenCredential>>,
 }
 
 impl Shared {
-    fn new(
+    pub(crate) fn new(
         place: &BlobPlace,
         credential: Option<Arc<dyn TokenCredential>>,
         options: &BlobOptions,
@@ -170,7 +170,7 @@ impl Shared {
 }
 
 /// Makes the container unless it is there.
-fn create_container(store: &Arc<BlobStore>) -> Result<(), StoreError> {
+pub(crate) fn create_container(store: &Arc<BlobStore>) -> Result<(), StoreError> {
     let container = Arc::clone(&store.container);
     let result = store.runtime.wait(async move {
         // An identity that may use it may not be allowed to make one.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use azure_core::http::Url;
+use flexkeep_vault::store::is_valid_name;
 
 use crate::sas::Sas;
 use crate::tags::Tags;
@@ -106,6 +107,18 @@ impl BlobPlace {
     /// Parameters of our own are `runs`, `tier` and `tags`; the others are a shared access
     /// signature.
     pub fn parse(text: &str) -> Result<Self, BadPlace> {
+        let (place, _) = Self::parse_with_folder(text, false)?;
+        Ok(place)
+    }
+
+    /// Reads the URL of a container, or of a folder in it, that an export is written into:
+    /// `https://ACCOUNT.blob.core.windows.net/CONTAINER[/FOLDER][?PARAMETERS]`. The folder comes back
+    /// apart, without a slash at either end. Of the parameters of our own only `tier` has a meaning.
+    pub fn parse_target(text: &str) -> Result<(Self, String), BadPlace> {
+        Self::parse_with_folder(text, true)
+    }
+
+    fn parse_with_folder(text: &str, is_target: bool) -> Result<(Self, String), BadPlace> {
         let text = text.trim();
         let (shown, query) = text.split_once(['?', '#']).unwrap_or((text, ""));
         let shown = without_login(shown);
@@ -131,20 +144,26 @@ impl BlobPlace {
         let segments: Vec<&str> = path.split('/').collect();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let mut service = format!("{}://{host}{port}", url.scheme());
-        let (account, container) = if loopback || address.is_some() {
-            let [account, container] = segments[..] else {
+        let (account, container, folders) = if loopback || address.is_some() {
+            let [account, container, folders @ ..] = &segments[..] else {
                 return Err(bad("after an address come the account and the container"));
             };
+            if !is_target && !folders.is_empty() {
+                return Err(bad("after an address come the account and the container"));
+            }
             service = format!("{service}/{account}");
-            (account, container)
+            (*account, *container, folders)
         } else {
             let Some((account, _)) = host.split_once(".blob.") else {
                 return Err(bad("the host is not that of a Blob service"));
             };
-            let [container] = segments[..] else {
-                return Err(bad("a vault is a whole container, without a folder in it"));
+            let [container, folders @ ..] = &segments[..] else {
+                return Err(bad("it names no container"));
             };
-            (account.split('.').next().unwrap_or_default(), container)
+            if !is_target && !folders.is_empty() {
+                return Err(bad("a vault is a whole container, without a folder in it"));
+            }
+            (account.split('.').next().unwrap_or_default(), *container, folders)
         };
         if container.is_empty() {
             return Err(bad("it names no container"));
@@ -153,6 +172,10 @@ impl BlobPlace {
             return Err(bad("an account's name has 3 to 24 lower-case letters and digits"));
         }
         check_container(container, "")?;
+        let folder = folder_of(folders).ok_or_else(|| {
+            bad("a folder in it has letters, digits, `.`, `_`, `-` and `/`, 400 at most, and none \
+                 begins with a dot")
+        })?;
         let mut place = Self {
             account: account.to_owned(),
             container: container.to_owned(),
@@ -164,8 +187,15 @@ impl BlobPlace {
             sas: None,
             service,
         };
+        if is_target {
+            // Nothing changes there.
+            place.runs.clone_from(&place.container);
+        }
         place.read_query(query)?;
-        Ok(place)
+        if is_target && (place.runs != place.container || place.tags.header().is_some()) {
+            return Err(bad("`runs` and `tags` are for vaults, not for exports"));
+        }
+        Ok((place, folder))
     }
 
     fn read_query(&mut self, query: &str) -> Result<(), BadPlace> {
@@ -277,6 +307,13 @@ impl ChunkTier {
         };
         Err(BadPlace::Tier { tier: text.to_owned(), problem })
     }
+}
+
+/// A folder's segments as one path; none if a name is odd.
+fn folder_of(segments: &[&str]) -> Option<String> {
+    let folder = segments.join("/");
+    let good = folder.is_empty() || (folder.len() <= 400 && is_valid_name(&folder));
+    good.then_some(folder)
 }
 
 /// The URL without a password, if one was given by mistake.
@@ -391,6 +428,24 @@ mod tests {
             let error = refused(&text);
             assert!(error.contains(reason), "{text}: {error}");
             assert!(!error.contains("hidden"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_export_may_go_into_a_folder_of_a_container() {
+        let host = "https://acct.blob.core.windows.net";
+        for (text, folder) in [
+            (format!("{host}/out"), ""),
+            (format!("{host}/out/"), ""),
+            (format!("{host}/out/2026/shop/?sig=x&tier=cool"), "2026/shop"),
+            ("http://127.0.0.1:10000/acct/out/a".to_owned(), "a"),
+        ] {
+            let (place, found) = BlobPlace::parse_target(&text).unwrap();
+            assert_eq!((place.container(), found.as_str()), ("out", folder), "{text}");
+        }
+        for wrong in ["/out/a%20b", "/out/.a", "/out//a", "/out?runs=x12", "/out?tags=a:b", "/"] {
+            let text = format!("{host}{wrong}");
+            assert!(BlobPlace::parse_target(&text).is_err(), "{text}");
         }
     }
 

@@ -15,7 +15,7 @@
 
 mod download;
 mod list;
-mod upload;
+pub(crate) mod upload;
 
 use std::fmt;
 use std::sync::Arc;

@@ -10,12 +10,16 @@ use flexkeep_vault::{PlaceUrl, RemoteStores, Stores, VaultError};
 use crate::options::BlobOptions;
 use crate::place::BlobPlace;
 use crate::sas::Sas;
+use crate::target::BlobTarget;
 
 /// A signature for containers, where the URL of a vault has none.
 pub const SAS_VARIABLE: &str = "AZURE_STORAGE_SAS_TOKEN";
 
 /// A signature for the container of what changes, where the other one has no rights there.
 pub const RUNS_SAS_VARIABLE: &str = "FLEXKEEP_RUNS_SAS_TOKEN";
+
+/// A signature for the container that an export goes into, where its URL has none.
+pub const EXPORT_SAS_VARIABLE: &str = "FLEXKEEP_EXPORT_SAS_TOKEN";
 
 /// Vaults that are kept open; a function app has one or two.
 const KEPT: usize = 4;
@@ -71,6 +75,42 @@ impl AzureStores {
         }
         let made = flexkeep_azure_identity::credential(&|name| (self.env)(name))?.credential;
         Ok(Arc::clone(self.credential.get_or_init(|| made)))
+    }
+}
+
+impl AzureStores {
+    /// Opens the container, or the folder in one, that an export goes into. From a vault that is in
+    /// a container too, the service may copy by itself.
+    ///
+    /// # Errors
+    /// `BadPlace` if the URL names no container or there is no right to be had; those of the store.
+    pub fn open_target(
+        &self,
+        url: &PlaceUrl,
+        vault: Option<&PlaceUrl>,
+    ) -> Result<BlobTarget, VaultError> {
+        let bad = |reason: String| VaultError::BadPlace { place: url.to_string(), reason };
+        let target =
+            BlobPlace::parse_target(url.reveal()).map_err(|error| bad(error.to_string()))?;
+        let vault = vault.and_then(|vault| BlobPlace::parse(vault.reveal()).ok());
+        let sas = match self.sas(EXPORT_SAS_VARIABLE, &target.0)? {
+            Some(sas) => Some(sas),
+            None => self.sas(SAS_VARIABLE, &target.0)?,
+        };
+        let options = BlobOptions { sas, ..BlobOptions::default() };
+        let vault_options =
+            BlobOptions { sas: self.sas(SAS_VARIABLE, &target.0)?, ..BlobOptions::default() };
+        let has_sas =
+            |place: &BlobPlace, options: &BlobOptions| place.has_sas() || options.sas.is_some();
+        let credential = if has_sas(&target.0, &options)
+            && vault.as_ref().is_none_or(|vault| has_sas(vault, &vault_options))
+        {
+            None
+        } else {
+            Some(self.credential().map_err(|error| bad(error.to_string()))?)
+        };
+        let vault = vault.as_ref().map(|vault| (vault, &vault_options));
+        Ok(BlobTarget::open(&target, &options, vault, credential)?)
     }
 }
 

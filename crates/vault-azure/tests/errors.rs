@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flexkeep_tests::{Azurite, FaultProxy, HttpFault, Requests, Rights};
-use flexkeep_vault::store::{PutMode, SharedStore, StoreError, StoreErrorKind};
-use flexkeep_vault_azure::{BlobOptions, BlobPlace};
+use flexkeep_vault::store::{
+    BlockStore, CopySource, PutMode, SharedStore, StoreError, StoreErrorKind,
+};
+use flexkeep_vault_azure::{BlobOptions, BlobPlace, BlobTarget};
 
 use kit::{bytes, open, patient_for, static_token};
 
@@ -43,6 +45,40 @@ fn failures(store: &SharedStore) -> Vec<StoreError> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// One of each call of a target, with a signature and with a token, as far as they fail.
+fn target_failures(
+    url: &str,
+    signature: &str,
+    token: &str,
+    options: &BlobOptions,
+) -> Vec<StoreError> {
+    let mut errors = Vec::new();
+    for (url, credential) in
+        [(format!("{url}?{signature}"), None), (url.to_owned(), Some(static_token(token)))]
+    {
+        let place = BlobPlace::parse(&url).unwrap();
+        let to = BlobPlace::parse_target(&url).unwrap();
+        let target = BlobTarget::open(&to, options, Some((&place, options)), credential).unwrap();
+        assert!(!format!("{target:?} {}", target.location()).contains('?'));
+        let upload = target.begin("name");
+        let source = CopySource::Vault { name: "other", bytes: 9 };
+        let own = CopySource::Own { name: "other", range: 0..9 };
+        errors.extend([
+            target.copy(&upload, 0, &source).unwrap_err().0,
+            target.copy(&upload, 1, &own).unwrap_err().0,
+        ]);
+        let others = [
+            target.length("name").err(),
+            target.send(&upload, 0, bytes(100)).err(),
+            target.sizes(&upload).err(),
+            target.commit(&upload, &[7], false).err(),
+            target.delete("name").err(),
+        ];
+        errors.extend(others.into_iter().flatten());
+    }
+    errors
 }
 
 fn quick() -> BlobOptions {
@@ -107,6 +143,7 @@ fn no_error_and_no_log_shows_a_signature_or_a_token() {
                 with_sas.open(None, options).unwrap().data,
                 with_token.open(Some(credential), options).unwrap().data,
             ];
+            errors.extend(target_failures(url, &signature, &token, options));
             for store in &stores {
                 assert!(!format!("{store:?} {}", store.location()).contains(&secret));
                 errors.extend(failures(store));

@@ -1,11 +1,13 @@
 //! Where the bytes lie: the [`Store`] contract and its implementations.
 
+mod blocks;
 #[doc(hidden)]
 pub mod conformance;
 mod faulty;
 mod folder;
 mod memory;
 
+pub use blocks::{BlockLimits, BlockStore, BlockUpload, CopyRefused, CopySource};
 pub use faulty::{Calls, Fault, Faults, FaultyStore};
 pub use folder::FolderStore;
 pub use memory::MemoryStore;
@@ -124,7 +126,7 @@ pub type SharedStore = Arc<dyn Store>;
 #[error("cannot {operation} {object} in {location}: {kind}")]
 pub struct StoreError {
     /// What was tried: `open`, `create`, `replace`, `update`, `read`, `stat`, `list`, `delete`,
-    /// `sync`.
+    /// `sync`, `write`, `copy`.
     pub operation: &'static str,
     /// The object's name, or the prefix of a listing.
     pub object: String,

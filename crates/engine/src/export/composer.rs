@@ -1,9 +1,20 @@
 //! Puts an archive together from pieces that are ready.
 
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 
 use flexkeep_pg_archive::{Offset, Toc, TocError, blocks};
 use flexkeep_vault::contents::EntryKind;
+
+/// What an archive is written to, one byte after the other. The table of contents comes first, but
+/// where the blocks are is known last.
+pub(super) trait ArchiveOut: Write {
+    /// Writes, or leaves room for, the table of contents without the offsets.
+    fn begin(&mut self, toc: &Toc) -> io::Result<()>;
+
+    /// Puts the table of contents with the offsets in its place, where that can be done. It has as
+    /// many bytes as the first one.
+    fn complete(&mut self, toc: &Toc) -> io::Result<()>;
+}
 
 /// Writes head and table of contents, then blocks, and at last the table of contents again with
 /// the offsets of the blocks. The caller keeps the order of the table of contents.
@@ -24,9 +35,9 @@ pub(super) enum ComposeError {
     Piece(usize),
 }
 
-impl<W: Write + Seek> Composer<W> {
+impl<W: ArchiveOut> Composer<W> {
     pub(super) fn new(mut out: W, toc: Toc) -> Result<Self, ComposeError> {
-        toc.write_to(&mut out)?;
+        out.begin(&toc)?;
         let written = toc.encoded_len();
         Ok(Self { out, toc, written })
     }
@@ -34,10 +45,7 @@ impl<W: Write + Seek> Composer<W> {
     /// Begins the block of an entry.
     pub(super) fn start(&mut self, kind: EntryKind, dump_id: i32) -> Result<(), ComposeError> {
         self.toc.set_offset(dump_id, Offset::At(self.written))?;
-        self.put(&match kind {
-            EntryKind::Table => blocks::table_data_start(dump_id),
-            EntryKind::LargeObjects => blocks::blobs_start(dump_id),
-        })
+        self.put(&block_start(kind, dump_id))
     }
 
     /// Writes bytes that are a part of a block already.
@@ -61,10 +69,16 @@ impl<W: Write + Seek> Composer<W> {
 
     /// Completes the archive.
     pub(super) fn finish(mut self) -> Result<W, ComposeError> {
-        self.out.seek(SeekFrom::Start(0))?;
-        self.toc.write_to(&mut self.out)?;
-        self.out.seek(SeekFrom::Start(self.written))?;
+        self.out.complete(&self.toc)?;
         self.out.flush()?;
         Ok(self.out)
+    }
+}
+
+/// What begins the block of an entry.
+pub(super) fn block_start(kind: EntryKind, dump_id: i32) -> [u8; blocks::START_LEN] {
+    match kind {
+        EntryKind::Table => blocks::table_data_start(dump_id),
+        EntryKind::LargeObjects => blocks::blobs_start(dump_id),
     }
 }

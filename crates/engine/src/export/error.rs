@@ -5,18 +5,26 @@ use std::path::PathBuf;
 use flexkeep_pg_archive as archive;
 use flexkeep_vault::VaultError;
 use flexkeep_vault::damage;
+use flexkeep_vault::store::StoreError;
+
+use crate::error::ToolError;
 
 /// Why an export is not complete. No file that it concerns is left under its final name.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
+    /// Options that contradict each other, or the backup.
+    #[error("{0}")]
+    Options(String),
     /// A name that the backup does not have.
-    #[error("backup {backup} has no database {name:?}; {}", near_names(.near))]
-    NoSuchDatabase {
-        /// The backup.
-        backup: String,
+    #[error("{place} has no {kind} {name:?}; {}", near_names(.near))]
+    NoSuchObject {
+        /// `backup shop-...` or `database "shop"`.
+        place: String,
+        /// `database`, `schema` or `table`.
+        kind: &'static str,
         /// What was asked for.
         name: String,
-        /// Databases of the backup, those with a name like it first.
+        /// Names like it, best first.
         near: Vec<String>,
     },
     /// Older than anything that can be written.
@@ -45,6 +53,12 @@ pub enum ExportError {
         #[source]
         source: std::io::Error,
     },
+    /// The container that it goes into refused or failed.
+    #[error(transparent)]
+    Store(StoreError),
+    /// pg_restore, which writes plain SQL, is missing or failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// Objects of the vault are missing or damaged. What could be written of other databases was.
     #[error("{}", damage_text(.objects, *.more, .hurt, .hurt_unknown.as_deref()))]
     Damaged {
@@ -57,7 +71,7 @@ pub enum ExportError {
         /// Why `hurt` may not be complete, where it may not.
         hurt_unknown: Option<String>,
         /// Files that are complete all the same.
-        written: Vec<PathBuf>,
+        written: Vec<String>,
     },
     /// The vault refused or failed.
     #[error(transparent)]
@@ -114,6 +128,9 @@ pub struct DamagedObject {
 
 fn near_names(names: &[String]) -> String {
     const SHOWN: usize = 5;
+    if names.is_empty() {
+        return "it has none".to_owned();
+    }
     let more = if names.len() > SHOWN { ", ..." } else { "" };
     format!("it has {}{more}", names[..names.len().min(SHOWN)].join(", "))
 }

@@ -1,7 +1,7 @@
 //! A file that appears under its name only when it is complete.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ impl Partial {
         Ok((Self { final_path, partial_path, finished: false }, writer))
     }
 
-    pub(super) fn failed(&self, operation: &'static str, source: std::io::Error) -> ExportError {
+    fn failed(&self, operation: &'static str, source: std::io::Error) -> ExportError {
         ExportError::File { operation, path: self.final_path.clone(), source }
     }
 
@@ -57,7 +57,7 @@ impl Partial {
         mut self,
         writer: BufWriter<File>,
         overwrite: bool,
-    ) -> Result<(PathBuf, u64), ExportError> {
+    ) -> Result<(String, u64), ExportError> {
         let file = writer.into_inner().map_err(|e| self.failed("write", e.into_error()))?;
         file.sync_all().map_err(|source| self.failed("write", source))?;
         let bytes = file.metadata().map_err(|source| self.failed("look at", source))?.len();
@@ -69,7 +69,7 @@ impl Partial {
             .map_err(|source| self.failed("finish", source))?;
         self.finished = true;
         sync_folder_of(&self.final_path).map_err(|source| self.failed("finish", source))?;
-        Ok((self.final_path.clone(), bytes))
+        Ok((self.final_path.display().to_string(), bytes))
     }
 }
 
@@ -90,15 +90,13 @@ fn sync_folder_of(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Writes a small file in one go.
-pub(super) fn write_file(
-    folder: &Path,
-    name: &str,
-    body: &[u8],
-    secret: bool,
-    overwrite: bool,
-) -> Result<(PathBuf, u64), ExportError> {
-    let (partial, mut writer) = Partial::create(folder, name, secret)?;
-    writer.write_all(body).map_err(|source| partial.failed("write", source))?;
-    partial.finish(writer, overwrite)
+/// Whether there is something of that name, also a link to nowhere.
+pub(super) fn is_there(path: &Path) -> Result<bool, ExportError> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(source) => {
+            Err(ExportError::File { operation: "look at", path: path.to_owned(), source })
+        }
+    }
 }

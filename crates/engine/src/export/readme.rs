@@ -6,6 +6,7 @@ use flexkeep_vault::manifest::{DatabaseSummary, Loss, Manifest};
 
 use super::database::Written;
 use super::{README, ROLES, ROLES_AS_DUMPED, RolesWritten};
+use crate::options::{ExportCompression, ExportFormat, ExportOptions, ExportTarget};
 
 /// Extensions of the platform that cannot be made by hand.
 const PLATFORM_EXTENSIONS: [&str; 3] = ["azure", "pgaadauth", "pg_availability"];
@@ -22,6 +23,7 @@ pub(super) struct Readme<'a> {
     pub(super) roles: RolesWritten,
     pub(super) notes: &'a [String],
     pub(super) pg_restore_major: u32,
+    pub(super) options: &'a ExportOptions,
 }
 
 impl Readme<'_> {
@@ -30,10 +32,20 @@ impl Readme<'_> {
         self.head(&mut out);
         self.files(&mut out);
         self.roles(&mut out);
-        self.databases(&mut out);
-        self.single_table(&mut out);
+        if self.is_plain() {
+            self.sql(&mut out);
+        } else if self.options.is_selective() {
+            self.part(&mut out);
+        } else {
+            self.databases(&mut out);
+            self.single_table(&mut out);
+        }
         self.losses(&mut out);
         out
+    }
+
+    fn is_plain(&self) -> bool {
+        self.options.format == ExportFormat::Plain
     }
 
     fn head(&self, out: &mut String) {
@@ -51,16 +63,37 @@ impl Readme<'_> {
         line(out, &format!("completed   {}", sealed.strftime("%Y-%m-%d %H:%M:%S UTC")));
         line(out, &format!("made by     {}, {}", one_line(tool), one_line(&source.pg_dump)));
         line(out, "");
+        if self.is_plain() {
+            line(
+                out,
+                &format!(
+                    "These files are SQL for psql and PostgreSQL {major} or newer, as the stock"
+                ),
+            );
+            line(out, "pg_restore writes it. An older server may not know a setting at the start.");
+        } else {
+            self.which_pg_restore(out);
+        }
+        line(out, "The commands take the server from PGHOST, PGPORT, PGUSER and PGPASSWORD (or");
+        line(out, "~/.pgpass), and run in this folder.");
+        if matches!(self.options.to, ExportTarget::Blocks(_)) {
+            line(out, "Download it from the container first, for example with azcopy.");
+        }
+    }
+
+    fn which_pg_restore(&self, out: &mut String) {
+        let major = self.pg_restore_major;
         line(out, &format!("These files need pg_restore {major} or newer; `pg_restore --version`"));
         line(out, "tells yours. Best is that of the server that you restore to. A newer one than");
         line(out, "the server may show errors about settings that the server does not know, such");
         line(out, "as transaction_timeout; nothing is missing then, but it ends with status 1.");
-        if major >= 16 {
+        let zstd = matches!(self.options.compression, None | Some(ExportCompression::Zstd(_)));
+        if major >= 16 && zstd {
             line(out, "The data is compressed with zstd, which packages of PostgreSQL support.");
+        }
+        if major >= 16 {
             line(out, "For an older pg_restore export the backup again with --pg-restore 15.");
         }
-        line(out, "The commands take the server from PGHOST, PGPORT, PGUSER and PGPASSWORD (or");
-        line(out, "~/.pgpass), and run in this folder.");
     }
 
     fn files(&self, out: &mut String) {
@@ -70,9 +103,9 @@ impl Readme<'_> {
             let time = database.snapshot_time.strftime("%Y-%m-%d %H:%M:%S UTC");
             line(out, &file);
             line(out, &format!("    database {:?} as of {time}", database.name));
-            let totals = &database.totals;
-            let (tables, rows) = (count(totals.tables, "table"), count(totals.rows, "row"));
-            let objects = count(totals.large_objects, "large object");
+            let counts = &written.counts;
+            let (tables, rows) = (count(counts.tables, "table"), count(counts.rows, "row"));
+            let objects = count(counts.large_objects, "large object");
             line(out, &format!("    {tables}, {rows}, {objects}, {} bytes", written.bytes));
         }
         if let RolesWritten::For { reduced, .. } = self.roles {
@@ -100,8 +133,67 @@ impl Readme<'_> {
         } else {
             line(out, "Run it as a superuser.");
         }
+        if self.is_plain() {
+            line(out, "SQL names owners, so it cannot be restored without the roles.");
+            return;
+        }
         line(out, "To restore without the roles, give pg_restore --no-owner --no-privileges:");
         line(out, "everything then belongs to the role that restores.");
+    }
+
+    /// Databases as SQL.
+    fn sql(&self, out: &mut String) {
+        heading(out, "2. Databases");
+        if self.options.create {
+            line(
+                out,
+                "The SQL makes the database, with its settings and rights. It must not exist",
+            );
+            line(out, "yet.");
+        } else {
+            line(
+                out,
+                "A database must be there and empty. Its own settings and rights are not in the",
+            );
+            line(out, "SQL; with --create an export has them.");
+        }
+        line(out, "");
+        for (database, written) in self.archives {
+            let file = file_name(written);
+            let name = if self.options.create { MAINTENANCE } else { &database.name };
+            if !self.options.create && database.name != MAINTENANCE {
+                make_database(out, &database.name, &database.encoding);
+            }
+            let psql = format!("PGDATABASE={} psql -X -q -v ON_ERROR_STOP=1", shell(name));
+            let read = match self.options.compression {
+                None | Some(ExportCompression::None) => format!("{psql} -f '{file}'"),
+                Some(ExportCompression::Gzip(_)) => format!("gunzip -c '{file}' | {psql}"),
+                Some(ExportCompression::Zstd(_)) => format!("zstd -dc '{file}' | {psql}"),
+            };
+            command(out, &read);
+        }
+        let platform = self.archives.iter().any(|(one, _)| has_platform_extensions(one));
+        if platform {
+            line(out, "");
+            line(
+                out,
+                "Some have extensions of the platform, which cannot be made by hand: without",
+            );
+            line(out, "ON_ERROR_STOP=1 psql goes on after the errors that tell so.");
+        }
+    }
+
+    /// A part of a database.
+    fn part(&self, out: &mut String) {
+        heading(out, "2. The chosen part");
+        line(out, "It stands by itself: an empty database is enough. In one that is not empty,");
+        line(out, "what is there already, such as a schema, gives errors; pg_restore goes on.");
+        line(out, "");
+        for (database, written) in self.archives {
+            let file = file_name(written);
+            make_database(out, "part", &database.encoding);
+            command(out, &format!("pg_restore --jobs 4 --dbname part '{file}'"));
+        }
     }
 
     fn databases(&self, out: &mut String) {
@@ -143,10 +235,7 @@ impl Readme<'_> {
         let found: Vec<_> = self
             .archives
             .iter()
-            .filter(|(database, _)| {
-                let of_platform = |name: &String| PLATFORM_EXTENSIONS.contains(&name.as_str());
-                database.extensions.iter().any(|extension| of_platform(&extension.name))
-            })
+            .filter(|(database, _)| has_platform_extensions(database))
             .collect();
         if found.is_empty() {
             return;
@@ -245,7 +334,17 @@ impl Readme<'_> {
 }
 
 fn file_name(written: &Written) -> String {
-    written.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    written.name.clone()
+}
+
+fn has_platform_extensions(database: &DatabaseSummary) -> bool {
+    let of_platform = |name: &String| PLATFORM_EXTENSIONS.contains(&name.as_str());
+    database.extensions.iter().any(|extension| of_platform(&extension.name))
+}
+
+fn make_database(out: &mut String, name: &str, encoding: &str) {
+    let (name, encoding) = (shell(name), shell(encoding));
+    command(out, &format!("createdb --template template0 --encoding {encoding} -- {name}"));
 }
 
 fn count(count: u64, noun: &str) -> String {

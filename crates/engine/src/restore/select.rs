@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use flexkeep_pg_archive::Entry;
+use flexkeep_pg_archive::{Entry, Toc};
 
 use super::error::RestoreError;
 use super::options::RestoreOptions;
@@ -79,29 +79,50 @@ pub(super) fn chosen(
     present: &Present,
 ) -> Result<Selection, RestoreError> {
     let entries = parts.entries();
-    let mut chooser = Chooser::new(parts);
-    for schema in &options.schemas {
-        chooser.schema(schema)?;
-    }
-    for table in &options.tables {
-        chooser.table(table)?;
-    }
-    chooser.what_belongs();
+    let mut chooser =
+        Chooser::of(&parts.toc, &parts.summary.name, &options.schemas, &options.tables)?;
     let mut selection = Selection { roles: Vec::new(), also: Vec::new(), skipped: Vec::new() };
+    let has = |entry: &Entry| present.has(entry);
     if options.definitions() {
-        chooser.what_is_needed(present, &mut selection);
+        chooser.what_is_needed(&has, &mut selection);
     }
-    selection.roles = chooser
-        .roles
-        .iter()
-        .zip(&chooser.wanted)
-        .map(|(role, wanted)| wanted.then_some(*role))
-        .collect();
+    selection.roles = chooser.chosen_roles();
     if options.definitions() {
-        without_missing_tables(parts, present, &mut selection);
+        without_missing_tables(&parts.toc, &has, &mut selection);
     }
     by_parts(entries, options, &mut selection);
     Ok(selection)
+}
+
+/// A part of a database that is to stand by itself.
+pub(crate) struct ArchivePart {
+    /// For each entry, whether it belongs to it.
+    pub(crate) wanted: Vec<bool>,
+    /// What it has besides what was chosen, because that needs it.
+    pub(crate) also: Vec<String>,
+    /// What it lacks although it belongs to what was chosen.
+    pub(crate) skipped: Vec<Skipped>,
+}
+
+/// The entries of chosen schemas and tables with all that they need in an empty database, and what
+/// an archive of the database has in any case: its encoding, and its own properties.
+pub(crate) fn for_archive(
+    toc: &Toc,
+    database: &str,
+    schemas: &[String],
+    tables: &[String],
+) -> Result<ArchivePart, RestoreError> {
+    let mut chooser = Chooser::of(toc, database, schemas, tables)?;
+    let mut selection = Selection { roles: Vec::new(), also: Vec::new(), skipped: Vec::new() };
+    chooser.what_is_needed(&|_| false, &mut selection);
+    chooser.what_follows();
+    chooser.nothing_of_the_database();
+    selection.roles = chooser.chosen_roles();
+    without_missing_tables(toc, &|_| false, &mut selection);
+    let session = |role: &Role| matches!(role, Role::Session | Role::Database);
+    let wanted = selection.roles.iter().zip(&chooser.roles);
+    let wanted = wanted.map(|(chosen, role)| chosen.is_some() || session(role)).collect();
+    Ok(ArchivePart { wanted, also: selection.also, skipped: selection.skipped })
 }
 
 /// Leaves out what is not among the wanted parts.
@@ -122,7 +143,8 @@ fn by_parts(entries: &[Entry], options: &RestoreOptions, selection: &mut Selecti
 }
 
 struct Chooser<'a> {
-    parts: &'a Parts<'a>,
+    toc: &'a Toc,
+    database: &'a str,
     entries: &'a [Entry],
     roles: Vec<Role>,
     wanted: Vec<bool>,
@@ -131,10 +153,30 @@ struct Chooser<'a> {
 }
 
 impl<'a> Chooser<'a> {
-    fn new(parts: &'a Parts<'a>) -> Self {
-        let entries = parts.entries();
+    /// Chooses these, and what belongs to them.
+    fn of(
+        toc: &'a Toc,
+        database: &'a str,
+        schemas: &[String],
+        tables: &[String],
+    ) -> Result<Self, RestoreError> {
+        let entries = toc.entries();
         let wanted = vec![false; entries.len()];
-        Self { parts, entries, roles: roles_of(entries), wanted, tables: HashSet::new() }
+        let (roles, chosen) = (roles_of(entries), HashSet::new());
+        let mut chooser = Self { toc, database, entries, roles, wanted, tables: chosen };
+        for schema in schemas {
+            chooser.schema(schema)?;
+        }
+        for table in tables {
+            chooser.table(table)?;
+        }
+        chooser.what_belongs();
+        Ok(chooser)
+    }
+
+    fn chosen_roles(&self) -> Vec<Option<Role>> {
+        let roles = self.roles.iter().zip(&self.wanted);
+        roles.map(|(role, wanted)| wanted.then_some(*role)).collect()
     }
 
     fn schema(&mut self, schema: &str) -> Result<(), RestoreError> {
@@ -219,7 +261,7 @@ impl<'a> Chooser<'a> {
                 && entry.namespace() == attach.namespace()
         };
         let of = attach.dependencies().iter();
-        of.filter_map(|id| self.parts.toc.get(*id)).find(same).map(Entry::dump_id)
+        of.filter_map(|id| self.toc.get(*id)).find(same).map(Entry::dump_id)
     }
 
     fn no_such(&self, kind: &'static str, name: &str, mut near: Vec<String>) -> RestoreError {
@@ -229,7 +271,7 @@ impl<'a> Chooser<'a> {
             let bare = one.rsplit('.').next().unwrap_or(one);
             strsim::damerau_levenshtein(one, name).min(strsim::damerau_levenshtein(bare, name))
         });
-        let place = format!("database {:?}", self.parts.summary.name);
+        let place = format!("database {:?}", self.database);
         RestoreError::NoSuchObject { place, kind, name: name.to_owned(), near }
     }
 
@@ -245,7 +287,12 @@ impl<'a> Chooser<'a> {
                 self.wanted[place] = true;
             }
         }
-        // Comments, labels and rights of what is wanted; they come after it.
+        self.what_follows();
+        self.nothing_of_the_database();
+    }
+
+    /// Comments, labels and rights of what is wanted; they come after it.
+    fn what_follows(&mut self) {
         let mut ids: HashSet<i32> = self
             .entries
             .iter()
@@ -261,6 +308,9 @@ impl<'a> Chooser<'a> {
                 ids.insert(entry.dump_id());
             }
         }
+    }
+
+    fn nothing_of_the_database(&mut self) {
         for (place, role) in self.roles.iter().enumerate() {
             if matches!(role, Role::Session | Role::Database | Role::EventTrigger) {
                 self.wanted[place] = false;
@@ -280,7 +330,7 @@ impl<'a> Chooser<'a> {
                 b"SEQUENCE OWNED BY" if depends => {
                     let of = entry.dependencies().iter();
                     sequences.extend(of.copied().filter(|id| {
-                        self.parts.toc.get(*id).is_some_and(|one| desc(one) == b"SEQUENCE")
+                        self.toc.get(*id).is_some_and(|one| desc(one) == b"SEQUENCE")
                     }));
                 }
                 _ => {}
@@ -301,7 +351,7 @@ impl<'a> Chooser<'a> {
         if kind == b"INDEX ATTACH" {
             // It depends on two indexes; both tables are needed, and that is looked at later.
             return entry.dependencies().iter().any(|id| {
-                self.parts.toc.get(*id).is_some_and(|index| {
+                self.toc.get(*id).is_some_and(|index| {
                     index.tag() == entry.tag()
                         && index.dependencies().iter().any(|t| self.tables.contains(t))
                 })
@@ -313,7 +363,7 @@ impl<'a> Chooser<'a> {
         // `child fk_name`: a foreign key depends on the table that it points to as well.
         OF_A_TABLE.contains(&kind)
             && of.any(|id| {
-                self.parts.toc.get(*id).is_some_and(|table| {
+                self.toc.get(*id).is_some_and(|table| {
                     let prefix = [table.tag().unwrap_or_default(), b" "].concat();
                     table.namespace() == entry.namespace()
                         && entry.tag().unwrap_or_default().starts_with(&prefix)
@@ -322,7 +372,7 @@ impl<'a> Chooser<'a> {
     }
 
     /// Adds definitions that the wanted entries need and the target lacks.
-    fn what_is_needed(&mut self, present: &Present, selection: &mut Selection) {
+    fn what_is_needed(&mut self, has: &dyn Fn(&Entry) -> bool, selection: &mut Selection) {
         let by_id: HashMap<i32, usize> = self
             .entries
             .iter()
@@ -341,7 +391,7 @@ impl<'a> Chooser<'a> {
                 let other = &self.entries[need];
                 let definition = self.roles[need] == Role::Definition;
                 let table = desc(other) == b"TABLE" && self.roles[place] != Role::Definition;
-                if !definition || table || !seen.insert(need) || present.has(other) {
+                if !definition || table || !seen.insert(need) || has(other) {
                     continue;
                 }
                 self.wanted[need] = true;
@@ -359,17 +409,17 @@ impl<'a> Chooser<'a> {
 
 /// Leaves out what hangs on a table that is neither restored nor there: a foreign key into it, or
 /// a partition's place in it.
-fn without_missing_tables(parts: &Parts<'_>, present: &Present, selection: &mut Selection) {
-    for (place, entry) in parts.entries().iter().enumerate() {
+fn without_missing_tables(toc: &Toc, has: &dyn Fn(&Entry) -> bool, selection: &mut Selection) {
+    for (place, entry) in toc.entries().iter().enumerate() {
         if selection.roles[place].is_none() {
             continue;
         }
         let missing = entry.dependencies().iter().find_map(|id| {
-            let other_place = parts.toc.position(*id)?;
-            let other = &parts.entries()[other_place];
+            let other_place = toc.position(*id)?;
+            let other = &toc.entries()[other_place];
             let counts = RELATIONS.contains(&desc(other))
                 || matches!(desc(other), b"PUBLICATION" | b"INDEX" | b"CONSTRAINT");
-            let there = selection.roles[other_place].is_some() || present.has(other);
+            let there = selection.roles[other_place].is_some() || has(other);
             (counts && !there).then_some(other)
         });
         if let Some(missing) = missing {

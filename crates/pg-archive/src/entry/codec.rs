@@ -18,6 +18,23 @@ const OFFSET_LEN: usize = 9;
 
 impl Entry {
     pub(crate) fn put(&self, out: &mut Vec<u8>, header: &Header) {
+        self.put_common(out, header);
+        let (flag, place) = match self.offset {
+            Offset::NotSet => (OFFSET_NOT_SET, 0),
+            Offset::At(place) => (OFFSET_SET, place),
+            Offset::NoData => (OFFSET_NO_DATA, 0),
+        };
+        out.push(flag);
+        out.extend_from_slice(&place.to_le_bytes());
+    }
+
+    /// As the directory format has it: the name of a file in place of an offset.
+    pub(crate) fn put_with_file(&self, out: &mut Vec<u8>, header: &Header, file: &str) {
+        self.put_common(out, header);
+        put_str(out, usize::from(header.int_size), Some(file.as_bytes()));
+    }
+
+    fn put_common(&self, out: &mut Vec<u8>, header: &Header) {
         let width = usize::from(header.int_size);
         put_int(out, width, self.dump_id);
         put_int(out, width, i32::from(self.had_dumper));
@@ -41,13 +58,6 @@ impl Entry {
             put_decimal(out, width, dependency.unsigned_abs());
         }
         put_str(out, width, None);
-        let (flag, place) = match self.offset {
-            Offset::NotSet => (OFFSET_NOT_SET, 0),
-            Offset::At(place) => (OFFSET_SET, place),
-            Offset::NoData => (OFFSET_NO_DATA, 0),
-        };
-        out.push(flag);
-        out.extend_from_slice(&place.to_le_bytes());
     }
 
     pub(crate) fn encoded_len(&self, header: &Header) -> usize {

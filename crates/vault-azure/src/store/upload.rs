@@ -109,7 +109,7 @@ fn stage_all(
 }
 
 /// What a put's last answer means, if tries before it may have taken effect.
-async fn settle(
+pub(crate) async fn settle(
     container: &Container,
     name: &str,
     put: &PutHeaders,
