@@ -21,6 +21,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 /// The queue of backups.
 const QUEUE: &str = "backups";
 
+/// The queue of lanes.
+const LANES: &str = "lanes";
+
 /// The queue of restores and drills.
 const RESTORES: &str = "restores";
 
@@ -242,11 +245,20 @@ impl TestApp {
         sent.expect("a message is sent");
     }
 
+    /// Lets this app, before it is started, share the queues, events, policy and vault of another:
+    /// two hosts, as two instances of one function app.
+    pub fn share(&mut self, other: &Self) {
+        let state = other.root().join("state");
+        self.set("FLEXKEEP_BUS", &format!("sqlite:{}", state.join("queues.db").display()));
+        self.set("FLEXKEEP_EVENTS", &format!("file:{}", state.join("events.jsonl").display()));
+        self.set("FLEXKEEP_POLICY", &other.root().join("policy.toml").display().to_string());
+    }
+
     /// Waits until no message waits, is locked, or is to come, and none was put aside.
     #[track_caller]
     pub fn wait_until_drained(&self, limit: Duration) {
         let queues = self.queues();
-        for queue in [QUEUE, RESTORES] {
+        for queue in [QUEUE, LANES, RESTORES] {
             wait_for("the queue is drained", limit, || {
                 let counts = queues.counts(queue).expect("counts");
                 (counts.active + counts.locked + counts.scheduled == 0).then_some(())

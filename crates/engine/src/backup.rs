@@ -22,6 +22,7 @@ use crate::dump::{self, Dumped, Prepared};
 use crate::error::{BackupError, chain};
 use crate::globals;
 use crate::options::BackupOptions;
+use crate::pace::Pace;
 use crate::plan::LastCuts;
 use crate::progress::{Progress, Restart};
 use crate::relay;
@@ -120,6 +121,7 @@ fn back_up_locked(
         uploads,
         progress: Arc::clone(progress),
         level: options.level,
+        pace: options.max_bytes_per_second.map(Pace::new),
     };
     let id = RunId::new(started);
     let run = Run {

@@ -10,6 +10,7 @@ use flexkeep_vault::{
 };
 
 use crate::journal::ItemJournal;
+use crate::pace::Pace;
 use crate::progress::Progress;
 use crate::uploads::{UploadFailed, Uploads};
 
@@ -61,6 +62,7 @@ pub(crate) struct ChunkTools {
     pub(crate) uploads: Uploads,
     pub(crate) progress: Arc<Progress>,
     pub(crate) level: i32,
+    pub(crate) pace: Option<Pace>,
 }
 
 /// Makes chunks of one lane, one after the other.
@@ -94,6 +96,9 @@ impl<'a> Chunker<'a> {
         }
         let hash = ContentHash::of(raw);
         self.tools.progress.read_some(raw.len() as u64);
+        if let Some(pace) = &self.tools.pace {
+            pace.spend(raw.len() as u64, || self.tools.progress.is_cancelled());
+        }
         let raw_bytes = u32::try_from(raw.len()).expect("chunks are at most 24 MiB");
         let mut chunk = ChunkRef { hash, raw_bytes, stored_bytes: 0, continued };
         if let Some(stored_bytes) = self.tools.known.stored_bytes(&hash) {

@@ -20,6 +20,7 @@ mod large_objects;
 mod options;
 mod order;
 mod outline;
+mod pace;
 mod plan;
 mod progress;
 mod relay;

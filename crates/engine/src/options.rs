@@ -16,6 +16,8 @@ pub struct BackupOptions {
     pub name: Option<ServerName>,
     /// Connections that read data at once, at least 1.
     pub lanes: usize,
+    /// The most that all lanes together read, bytes of data a second.
+    pub max_bytes_per_second: Option<u64>,
     /// Databases to leave out, by exact name. They are listed in the manifest's notes.
     pub exclude_databases: Vec<String>,
     /// Folder that holds `pg_dump` and `pg_dumpall`; searched for when absent.
@@ -58,6 +60,7 @@ impl Default for BackupOptions {
         Self {
             name: None,
             lanes: 2,
+            max_bytes_per_second: None,
             exclude_databases: Vec::new(),
             pg_bin: None,
             role_passwords: true,

@@ -38,6 +38,7 @@ use crate::backup::{self, LastBackup};
 use crate::chunker::ChunkTools;
 use crate::error::{BackupError, chain};
 use crate::options::BackupOptions;
+use crate::pace::Pace;
 use crate::plan::LastCuts;
 use crate::progress::Progress;
 use crate::source::Database;
@@ -143,6 +144,11 @@ pub fn run_lane(
         ),
         progress: Arc::clone(progress),
         level: options.backup.level,
+        // Each lane has its share: they do not know how fast the others are.
+        pace: options
+            .backup
+            .max_bytes_per_second
+            .map(|bytes| Pace::new(bytes / u64::from(server.lanes.max(1)))),
     };
     let member = Member {
         target,
@@ -256,12 +262,12 @@ impl Member<'_> {
             Err(error) => return Err(error),
         };
         let mut is_extra = false;
-        if !self.locks.try_lock(&mut connection, name, Key::Lane(self.lane.lane))? {
+        if !self.locks.try_lock_everywhere(&mut connection, name, Key::Lane(self.lane.lane))? {
             // The one before is still at work; or this is a second delivery of its message.
             if self.is_doubled()? {
                 return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
             }
-            if !self.locks.try_lock(&mut connection, name, Key::Extra)? {
+            if !self.locks.try_lock_everywhere(&mut connection, name, Key::Extra)? {
                 return Ok(Looked::End(LaneEnd::Later("another lane is handed over")));
             }
             is_extra = true;

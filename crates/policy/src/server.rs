@@ -16,8 +16,16 @@ use crate::section::{Field, Section, type_name};
 pub(crate) const OWN_KEYS: [&str; 2] = ["name", "connection"];
 
 /// Keys that stand in `[[server]]` or in `[defaults]`.
-pub(crate) const SHARED_KEYS: [&str; 7] =
-    ["auth", "password", "schedule", "lanes", "exclude_databases", "max_attempts", "enabled"];
+pub(crate) const SHARED_KEYS: [&str; 8] = [
+    "auth",
+    "password",
+    "schedule",
+    "lanes",
+    "max_mb_per_second",
+    "exclude_databases",
+    "max_attempts",
+    "enabled",
+];
 
 /// Lanes where the policy does not say.
 pub const DEFAULT_LANES: u32 = 2;
@@ -27,6 +35,9 @@ pub const DEFAULT_MAX_ATTEMPTS: u32 = 5;
 
 /// The most lanes of a server.
 pub const MAX_LANES: u32 = 64;
+
+/// The highest limit on reading, megabytes a second; more is no limit.
+pub(crate) const MAX_MAX_MB_PER_SECOND: u32 = 100_000;
 
 /// The most attempts of one backup.
 pub const MAX_MAX_ATTEMPTS: u32 = 20;
@@ -39,6 +50,7 @@ pub struct ServerPolicy {
     pub(crate) auth: Auth,
     pub(crate) schedule: Schedule,
     pub(crate) lanes: u32,
+    pub(crate) max_mb_per_second: Option<u32>,
     pub(crate) exclude_databases: Vec<String>,
     pub(crate) max_attempts: u32,
     pub(crate) enabled: bool,
@@ -74,6 +86,11 @@ impl ServerPolicy {
         self.lanes
     }
 
+    /// The most that all lanes together read, megabytes (a million bytes) a second.
+    pub fn max_mb_per_second(&self) -> Option<u32> {
+        self.max_mb_per_second
+    }
+
     /// Databases to leave out, by exact name.
     pub fn exclude_databases(&self) -> &[String] {
         &self.exclude_databases
@@ -96,6 +113,7 @@ pub(crate) struct Shared {
     credentials: Field<Credentials>,
     schedule: Field<Schedule>,
     lanes: Field<u32>,
+    max_mb_per_second: Field<u32>,
     exclude_databases: Field<Vec<String>>,
     max_attempts: Field<u32>,
     enabled: Field<bool>,
@@ -108,6 +126,7 @@ impl Shared {
             credentials: Field::Absent,
             schedule: Field::Absent,
             lanes: Field::Absent,
+            max_mb_per_second: Field::Absent,
             exclude_databases: Field::Absent,
             max_attempts: Field::Absent,
             enabled: Field::Absent,
@@ -119,6 +138,11 @@ impl Shared {
             credentials: connection::read_credentials(section, report),
             schedule: schedule_keys::read(section, report),
             lanes: section.number("lanes", 1..=MAX_LANES, report),
+            max_mb_per_second: section.number(
+                "max_mb_per_second",
+                1..=MAX_MAX_MB_PER_SECOND,
+                report,
+            ),
             exclude_databases: excluded(section, report),
             max_attempts: section.number("max_attempts", 1..=MAX_MAX_ATTEMPTS, report),
             enabled: section.flag("enabled", report),
@@ -175,6 +199,10 @@ impl Read {
             name,
             schedule,
             lanes: shared.lanes.or(&defaults.lanes).or_usual(DEFAULT_LANES)?,
+            max_mb_per_second: match shared.max_mb_per_second.or(&defaults.max_mb_per_second) {
+                Field::Absent => None,
+                limit => Some(limit.good()?),
+            },
             exclude_databases: excluded.or_usual(Vec::new())?,
             max_attempts: shared
                 .max_attempts

@@ -356,6 +356,10 @@ impl Service {
         BackupOptions {
             name: Some(message.server.clone()),
             lanes: job.server.lanes() as usize,
+            max_bytes_per_second: job
+                .server
+                .max_mb_per_second()
+                .map(|megabytes| u64::from(megabytes) * 1_000_000),
             exclude_databases: job.server.exclude_databases().to_vec(),
             pg_bin: self.options.pg_bin.clone(),
             tool: self.options.tool.clone(),

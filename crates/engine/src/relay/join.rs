@@ -222,7 +222,7 @@ impl Member<'_> {
         self.pause_before(attempt)?;
         // pg_dump is one connection more, as a successor would be.
         let until = Instant::now() + ADOPTION_LIMIT;
-        while !self.locks.try_lock(&mut connection, name, Key::Extra)? && Instant::now() < until {
+        while !self.locks.try_lock_everywhere(&mut connection, name, Key::Extra)? && Instant::now() < until {
             self.check()?;
             std::thread::sleep(LOOK_EVERY);
         }

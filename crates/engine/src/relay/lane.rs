@@ -379,7 +379,7 @@ impl<'m, 'a> Shift<'m, 'a> {
         if self.is_extra {
             let key = Key::Lane(member.lane.lane);
             let connection = &mut self.held.connection;
-            if member.locks.try_lock(connection, &database, key)? {
+            if member.locks.try_lock_everywhere(connection, &database, key)? {
                 member.locks.unlock(connection, &database, Key::Extra)?;
                 self.is_extra = false;
             }

@@ -54,6 +54,34 @@ impl Locks {
         self.ask(connection, database, "pg_try_advisory_lock", key)
     }
 
+    /// Takes a lock if nobody has it in any database: advisory locks are of one database, what they
+    /// stand for here is of the server. Two who ask at the same moment may both be refused; they
+    /// ask again.
+    pub(super) fn try_lock_everywhere(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        key: Key,
+    ) -> Result<bool, BackupError> {
+        if !self.try_lock(connection, database, key)? {
+            return Ok(false);
+        }
+        let sql = format!(
+            "SELECT (EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' \
+             AND l.granted AND l.classid = ({}::bigint & 4294967295)::oid AND l.objid = {} \
+             AND l.objsubid = 2 AND l.pid <> pg_catalog.pg_backend_pid()))::int",
+            self.run,
+            key.number()
+        );
+        let rows = session::rows(connection, database, "looking for other lanes", &sql)?;
+        let row = rows.first().ok_or_else(|| BackupError::Internal("no lane row".to_owned()))?;
+        if session::number::<u8>(row, 0, "lanes")? == 1 {
+            self.unlock(connection, database, key)?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
     /// Takes a lock that others may hold too, if nobody holds it for himself.
     pub(super) fn try_share(
         self,

@@ -1,0 +1,225 @@
+//! The relay: lanes in several processes share one snapshot and hand it on, and any of them may be
+//! killed. What was sealed is restored and must be one state that was: every transfer between
+//! accounts whole, and of the commits those before one moment and no others.
+
+#[path = "function_app/mod.rs"]
+mod app;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use flexkeep_bus::{LocalQueues, QueueOptions};
+use flexkeep_tests::{Server, TestApp, Version, flexkeep_command, run};
+use serde_json::Value;
+
+use app::{MINUTE, expect_server_free, request};
+
+/// Short, so that a test need not wait a minute for what a dead host had locked.
+const LOCK: Duration = Duration::from_secs(2);
+
+/// Tables of about a megabyte, each an item of its own.
+const TABLES: u32 = 36;
+
+/// What all accounts have together.
+const MONEY: i64 = 100_000;
+
+fn server() -> Server {
+    let server = Server::start(Version::V17);
+    server.create_database("bank");
+    server.psql(
+        "bank",
+        "CREATE TABLE accounts (id int PRIMARY KEY, balance bigint NOT NULL);
+         INSERT INTO accounts SELECT i, 100 FROM generate_series(1, 1000) i;
+         CREATE TABLE first_log (id bigint PRIMARY KEY);
+         CREATE TABLE last_log (id bigint PRIMARY KEY);",
+    );
+    for table in 0..TABLES {
+        server.psql(
+            "bank",
+            &format!(
+                "CREATE TABLE pad_{table} AS SELECT i AS id, repeat(md5(i::text), 8) AS text \
+                 FROM generate_series(1, 4000) i"
+            ),
+        );
+    }
+    server
+}
+
+/// Moves money and logs each commit at both ends of the database, until it is told to stop. Each
+/// commit is a transaction of its own; the one after it begins when it is over.
+fn write_until(server: &Server, stop: &AtomicBool) -> u64 {
+    let mut id = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let mut sql = String::new();
+        for _ in 0..20 {
+            id += 1;
+            let (from, to) = (id * 7 % 1000 + 1, id * 13 % 1000 + 1);
+            sql.push_str(&format!(
+                "BEGIN; INSERT INTO first_log VALUES ({id});
+                 UPDATE accounts SET balance = balance - 1 WHERE id = {from};
+                 UPDATE accounts SET balance = balance + 1 WHERE id = {to};
+                 INSERT INTO last_log VALUES ({id}); COMMIT;"
+            ));
+        }
+        server.psql("bank", &sql);
+    }
+    id
+}
+
+/// Restores a backup beside the original, and proves that it is one state that was.
+#[track_caller]
+fn expect_one_state(app: &TestApp, server: &Server, backup: &str) {
+    let place = app.place().display().to_string();
+    let into = server.conninfo("postgres");
+    let restore =
+        ["restore", backup, "--vault", &place, "--into", &into, "--database", "bank=copy"];
+    let mut command = flexkeep_command(&restore);
+    command.arg("--no-roles").env("FLEXKEEP_PG_BIN", server.version().bin());
+    run(&mut command, 2 * MINUTE).expect_success();
+    let sql = "SELECT (SELECT sum(balance) FROM accounts), \
+               (SELECT count(*) FROM first_log), (SELECT coalesce(max(id), 0) FROM first_log), \
+               (SELECT count(*) FROM last_log), (SELECT coalesce(max(id), 0) FROM last_log)";
+    let row = server.psql("copy", sql);
+    let values: Vec<i64> =
+        row.trim().split('|').map(|value| value.trim().parse().expect("a number")).collect();
+    assert_eq!(values[0], MONEY, "{backup}");
+    assert!(values[1..].iter().all(|&value| value == values[1]), "{backup}: {values:?}");
+    for table in [0, TABLES / 2, TABLES - 1] {
+        assert_eq!(server.psql("copy", &format!("SELECT count(*) FROM pad_{table}")).trim(), "4000");
+    }
+    server.psql("postgres", "DROP DATABASE copy");
+}
+
+/// The manifest's entry of the database.
+fn bank(app: &TestApp, backup: &str) -> Value {
+    let path = app.place().join(format!("backups/src/{backup}.json"));
+    let manifest = std::fs::read_to_string(path).expect("a manifest");
+    let manifest: Value = serde_json::from_str(&manifest).expect("JSON");
+    let databases = manifest["databases"].as_array().expect("databases");
+    databases.iter().find(|database| database["name"] == "bank").expect("the bank").clone()
+}
+
+/// One lane's baton is the other's beginning: every holder but the first has the snapshot from
+/// another one of the list.
+fn expect_a_chain(database: &Value) {
+    let holders = database["holders"].as_array().expect("holders");
+    let batons: Vec<&Value> = holders.iter().map(|holder| &holder["baton"]).collect();
+    let first: Vec<_> = holders.iter().filter(|holder| holder["from"].is_null()).collect();
+    assert_eq!(first.len(), 1, "{holders:#?}");
+    for holder in holders.iter().filter(|holder| !holder["from"].is_null()) {
+        assert!(batons.contains(&&holder["from"]), "{holder}");
+    }
+}
+
+/// Ends the writer also when the test fails: whoever waits for it would wait for ever.
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn app_with(server: &Server, lane_seconds: u32, policy: &str) -> TestApp {
+    let mut app = TestApp::new(server);
+    app.write_policy(&app.policy_of(server, "src", policy));
+    app.set("FLEXKEEP_LANE_SECONDS", &lane_seconds.to_string());
+    let queues = LocalQueues::open(&app.root().join("state/queues.db")).expect("a new file");
+    let options = QueueOptions { lock_duration: LOCK, ..QueueOptions::default() };
+    for queue in ["backups", "lanes"] {
+        queues.declare(queue, &options).expect("declared");
+    }
+    app
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
+    // It may just have ended by itself.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+#[test]
+fn a_backup_of_twenty_times_a_lane_s_time_is_of_one_snapshot_through_twenty_hands() {
+    let server = server();
+    let mut app = app_with(&server, 1, "lanes = 3\nmax_mb_per_second = 2\n");
+    app.start(&server);
+    let stop = AtomicBool::new(false);
+    let (backup, most) = std::thread::scope(|scope| {
+        scope.spawn(|| write_until(&server, &stop));
+        let stopping = StopWhenDropped(&stop);
+        app.send("one", &request("src", "src/one", "2026-11-22T01:00:00Z"));
+        let mut most = 0;
+        let began = Instant::now();
+        let done = loop {
+            let done = app.events_of("backup.completed");
+            if !done.is_empty() || began.elapsed() > 4 * MINUTE {
+                break done;
+            }
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+                       AND pid <> pg_backend_pid() AND application_name !~ 'psql'";
+            most = most.max(server.psql("postgres", sql).trim().parse::<u32>().expect("a number"));
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert_eq!(done.len(), 1, "{}", app.log());
+        (done[0]["data"]["backup"].as_str().expect("a backup").to_owned(), most)
+    });
+    // Three lanes, and one that takes over or plans.
+    assert!((2..=4).contains(&most), "{most} connections at once");
+    let database = bank(&app, &backup);
+    assert_eq!(database["attempts"], 1, "{database:#}");
+    let holders = database["holders"].as_array().expect("holders");
+    assert!(holders.len() >= 20, "{} holders\n{}", holders.len(), app.log());
+    expect_a_chain(&database);
+    expect_one_state(&app, &server, &backup);
+    app.wait_until_drained(3 * MINUTE);
+    expect_server_free(&server);
+}
+
+#[test]
+fn of_two_hosts_that_share_a_backup_either_may_be_killed_at_any_moment() {
+    const ROUNDS: u32 = 6;
+    let server = server();
+    let mut one = app_with(&server, 5, "lanes = 3\nmax_mb_per_second = 12\n");
+    let mut other = TestApp::new(&server);
+    other.share(&one);
+    one.start(&server);
+    other.start(&server);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_until(&server, &stop));
+        let stopping = StopWhenDropped(&stop);
+        for round in 0..ROUNDS {
+            let name = format!("src/round-{round}");
+            let time = format!("2026-11-22T01:{round:02}:00Z");
+            one.send(&name, &request("src", &name, &time));
+            std::thread::sleep(Duration::from_millis(700) * round);
+            // In turn: the handler of the one, the whole other host, ...
+            match round % 3 {
+                0 => kill(one.handler_pid()),
+                1 => {
+                    other.kill_host();
+                    other.start(&server);
+                }
+                _ => kill(other.handler_pid()),
+            }
+            one.wait_for_event_id(&format!("{name}/completed"), 3 * MINUTE);
+            if round % 2 == 1 {
+                // Three crashes within half an hour end a host.
+                for app in [&mut one, &mut other] {
+                    app.stop();
+                    app.start(&server);
+                }
+            }
+        }
+        drop(stopping);
+    });
+    assert!(one.events_of("backup.failed").is_empty(), "{:#?}", one.events_of("backup.failed"));
+    let backups = one.backups();
+    assert_eq!(backups.len(), ROUNDS as usize);
+    for backup in &backups {
+        expect_a_chain(&bank(&one, backup));
+        expect_one_state(&one, &server, backup);
+    }
+    one.wait_until_drained(3 * MINUTE);
+    expect_server_free(&server);
+}
