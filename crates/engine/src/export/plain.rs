@@ -175,7 +175,7 @@ impl ArchiveOut for Pipe {
 /// The way of the SQL to its file.
 enum Encoder {
     Plain(Sink),
-    Gzip(GzEncoder<Sink>),
+    Gzip(Box<GzEncoder<Sink>>),
     Zstd(Box<zstd::stream::Encoder<'static, Sink>>),
 }
 
@@ -185,7 +185,7 @@ impl Encoder {
             None | Some(ExportCompression::None) => Self::Plain(sink),
             Some(ExportCompression::Gzip(level)) => {
                 let level = flate2::Compression::new(level.unwrap_or(GZIP_LEVEL));
-                Self::Gzip(GzEncoder::new(sink, level))
+                Self::Gzip(Box::new(GzEncoder::new(sink, level)))
             }
             Some(ExportCompression::Zstd(level)) => {
                 let level = level.unwrap_or(DEFAULT_LEVEL);
