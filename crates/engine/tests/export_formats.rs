@@ -138,10 +138,9 @@ fn steady(sql: &[u8]) -> String {
     text.lines().filter(random).map(|line| format!("{line}\n")).collect()
 }
 
-const COMPRESSIONS: [(&str, Option<ExportCompression>); 5] = [
+const COMPRESSIONS: [(&str, Option<ExportCompression>); 4] = [
     ("usual", None),
     ("zstd", Some(ExportCompression::Zstd(Some(3)))),
-    ("fast", Some(ExportCompression::Zstd(Some(-20)))),
     ("gzip", Some(ExportCompression::Gzip(Some(1)))),
     ("none", Some(ExportCompression::None)),
 ];
