@@ -160,6 +160,7 @@ fn a_backup_of_twenty_times_a_lane_s_time_is_of_one_snapshot_through_twenty_hand
             most = most.max(server.psql("postgres", sql).trim().parse::<u32>().expect("a number"));
             std::thread::sleep(Duration::from_millis(50));
         };
+        drop(stopping);
         assert_eq!(done.len(), 1, "{}", app.log());
         (done[0]["data"]["backup"].as_str().expect("a backup").to_owned(), most)
     });

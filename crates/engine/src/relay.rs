@@ -26,7 +26,7 @@ mod state;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use flexkeep_pg_copy as pg;
+use flexkeep_pg_copy::{self as pg, Connection};
 use flexkeep_vault::manifest::Manifest;
 use flexkeep_vault::{RunId, RunState, Vault};
 
@@ -40,6 +40,7 @@ use crate::error::{BackupError, chain};
 use crate::options::BackupOptions;
 use crate::pace::Pace;
 use crate::plan::LastCuts;
+use crate::session;
 use crate::progress::Progress;
 use crate::source::Database;
 use crate::uploads::Uploads;
@@ -50,6 +51,9 @@ use state::{RunObjects, ServerPlan};
 
 /// How often in a row a lane tries again by itself after a failure that may pass.
 const TRIES: u32 = 4;
+
+/// How long the server may take to end a session that this lane has let go.
+const OWN_SESSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often a lane without work looks whether there is some.
 const IDLE: Duration = Duration::from_millis(500);
@@ -196,6 +200,7 @@ impl Member<'_> {
         let empty = LastCuts::new();
         let mut pending: Vec<&Database> = self.server.databases.iter().collect();
         let mut failures = 0;
+        self.sign(|| None);
         loop {
             self.check()?;
             let mut crowded = 0;
@@ -262,7 +267,7 @@ impl Member<'_> {
             Err(error) => return Err(error),
         };
         let mut is_extra = false;
-        if !self.locks.try_lock_everywhere(&mut connection, name, Key::Lane(self.lane.lane))? {
+        if !self.take_place(&mut connection, name)? {
             // The one before is still at work; or this is a second delivery of its message.
             if self.is_doubled()? {
                 return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
@@ -291,14 +296,47 @@ impl Member<'_> {
         };
         let mut connection = connection;
         self.finish(&mut connection, plan, &folder)?;
+        // Its end may take the server a moment; its locks are wanted at once.
+        connection
+            .execute("SELECT pg_catalog.pg_advisory_unlock_all()")
+            .map_err(|source| session::failed("giving the locks back", name, source))?;
         connection.close();
         Ok(Looked::Done)
     }
 
-    /// Whether this very lane, or a later one in its place, has given a sign lately.
+    /// Takes this lane's place. A session of this very process, which has just been let go, may
+    /// still have it for a moment.
+    fn take_place(&self, connection: &mut Connection, database: &str) -> Result<bool, BackupError> {
+        let key = Key::Lane(self.lane.lane);
+        let until = Instant::now() + OWN_SESSION_LIMIT;
+        loop {
+            if self.locks.try_lock_everywhere(connection, database, key)? {
+                return Ok(true);
+            }
+            let own = self.last_sign()?.is_some_and(|sign| self.is_own(&sign));
+            if !own || Instant::now() >= until {
+                return Ok(false);
+            }
+            self.rest(IDLE / 5)?;
+        }
+    }
+
+    /// Whether this very lane, or a later one in its place, has given a sign.
     fn is_doubled(&self) -> Result<bool, BackupError> {
+        Ok(self.last_sign()?.is_some_and(|sign| {
+            sign.generation >= self.lane.generation && !self.is_own(&sign)
+        }))
+    }
+
+    /// The last sign of this lane, of whatever generation.
+    fn last_sign(&self) -> Result<Option<LaneSign>, BackupError> {
         let signs = sign::lane_signs(&self.objects.vault, &self.objects.server, &self.objects.run)?;
-        let sign = signs.iter().find(|sign| sign.lane == self.lane.lane);
-        Ok(sign.is_some_and(|sign| sign.generation >= self.lane.generation))
+        Ok(signs.into_iter().find(|sign| sign.lane == self.lane.lane))
+    }
+
+    fn is_own(&self, sign: &LaneSign) -> bool {
+        sign.generation == self.lane.generation
+            && sign.pid == std::process::id()
+            && sign.host == backup::hostname()
     }
 }

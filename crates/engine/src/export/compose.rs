@@ -211,7 +211,7 @@ impl Composed<'_> {
             }
             self.store.commit(&upload, &indexes, true).map_err(store_error)?;
             check_length(&*self.store, &upload.name, self.at - start)?;
-            if let Err(refused) = self.from_part(&target, &upload, self.at - start, &mut list) {
+            if let Err(refused) = self.copy_part(&target, &upload, self.at - start, &mut list) {
                 return Ok(Outcome::Stream(toc, Some(chain(&refused.0))));
             }
         }
@@ -222,7 +222,7 @@ impl Composed<'_> {
     }
 
     /// Has a part copied into the archive.
-    fn from_part(
+    fn copy_part(
         &self,
         target: &BlockUpload,
         part: &BlockUpload,

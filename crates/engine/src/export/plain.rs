@@ -20,7 +20,7 @@ use super::database::{Context, Source, Written};
 use super::encode::{BlockError, Codec};
 use super::sink::{self, Sink};
 use crate::error::ToolError;
-use crate::options::{DEFAULT_LEVEL, ExportCompression};
+use crate::options::ExportCompression;
 use crate::tools::{ClientTools, RunningTool};
 
 const PG_RESTORE: &str = "pg_restore";
@@ -33,6 +33,9 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// gzip level of SQL; pg_dump's.
 const GZIP_LEVEL: u32 = 6;
+
+/// zstd level of SQL. The fast levels of chunks take twice the space without their own settings.
+const ZSTD_LEVEL: i32 = 1;
 
 /// The pg_restore that is to write the SQL: of the server's own major version, or the next newer
 /// one there is, as a newer one writes settings that an older server does not know.
@@ -175,7 +178,7 @@ impl ArchiveOut for Pipe {
 /// The way of the SQL to its file.
 enum Encoder {
     Plain(Sink),
-    Gzip(GzEncoder<Sink>),
+    Gzip(Box<GzEncoder<Sink>>),
     Zstd(Box<zstd::stream::Encoder<'static, Sink>>),
 }
 
@@ -185,10 +188,10 @@ impl Encoder {
             None | Some(ExportCompression::None) => Self::Plain(sink),
             Some(ExportCompression::Gzip(level)) => {
                 let level = flate2::Compression::new(level.unwrap_or(GZIP_LEVEL));
-                Self::Gzip(GzEncoder::new(sink, level))
+                Self::Gzip(Box::new(GzEncoder::new(sink, level)))
             }
             Some(ExportCompression::Zstd(level)) => {
-                let level = level.unwrap_or(DEFAULT_LEVEL);
+                let level = level.unwrap_or(ZSTD_LEVEL);
                 let mut encoder = zstd::stream::Encoder::new(sink, level)?;
                 encoder.include_checksum(true)?;
                 Self::Zstd(Box::new(encoder))

@@ -55,7 +55,7 @@ impl Sink {
             Self::File { partial, writer } => partial.finish(writer, overwrite),
             Self::Blob(writer) => writer.finish(overwrite),
             Self::Stdout { mut writer, written } => {
-                writer.flush().map_err(|error| stdout_error(error))?;
+                writer.flush().map_err(stdout_error)?;
                 Ok((STDOUT.to_owned(), written))
             }
         }
