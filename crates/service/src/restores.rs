@@ -583,9 +583,15 @@ impl Job {
         let report = error.report().map(|report| self.events.restored(&self.message, report));
         match error {
             RestoreError::Busy { .. } => Setback::Busy(why),
+            // The session of a worker that was killed may still be dropping or making a database.
+            error if is_no_database(error) && self.has_begun() => Setback::Busy(why),
             error if is_passing(error) => Setback::Passing(why),
             _ => Setback::Lasting(why, report),
         }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.record().ok().flatten().is_some_and(|record| record.begun)
     }
 
     /// Writes down how the request ended, and gives what is told of it: of two ends the first.
@@ -626,6 +632,14 @@ impl Drop for StopWhenDropped {
     fn drop(&mut self) {
         self.0.cancel();
     }
+}
+
+/// Whether the server says that there is no such database.
+fn is_no_database(error: &RestoreError) -> bool {
+    let (RestoreError::Connect { source, .. } | RestoreError::Server { source, .. }) = error else {
+        return false;
+    };
+    source.sqlstate() == Some("3D000")
 }
 
 fn of_vault(error: &VaultError) -> Setback {
