@@ -139,6 +139,28 @@ fn a_drill_passes_takes_the_databases_in_turn_and_leaves_nothing() {
 }
 
 #[test]
+fn a_database_that_no_drill_made_is_never_touched() {
+    let mut scene = Scene::new(two_databases, "databases = [\"zoo\"]\nkeep = true");
+    scene.app.start(&scene.source);
+    let body = "{\"version\":1,\"server\":\"src\",\"request\":\"src/one\",\
+                \"requested\":\"2026-11-22T01:30:00Z\",\"drill\":{}}";
+    scene.app.send_restore("one", body);
+    scene.app.wait_for_event("drill.passed", MINUTE);
+    let name = scene.scratch();
+    scene.target.psql(&name, "CREATE TABLE of_somebody AS SELECT 1");
+    // As if nobody remembered it: then it is somebody else's.
+    for folder in ["schedule", "restores"] {
+        std::fs::remove_dir_all(scene.app.place().join(folder)).expect("our own vault");
+    }
+    scene.app.send_restore("again", body);
+    let failed = scene.app.wait_for_event("drill.failed", MINUTE);
+    let why = failed["data"]["why"].as_str().unwrap();
+    assert!(why.contains(&name) && why.contains("that no drill made"), "{why}");
+    assert_eq!(scene.target.psql(&name, "SELECT count(*) FROM of_somebody"), "1");
+    scene.app.assert_events_keep_the_schema();
+}
+
+#[test]
 fn what_does_not_hold_fails_the_drill_and_leaves_nothing() {
     let scene = Scene::new(two_databases, "databases = [\"shop\", \"none\"]");
     scene.fails(&[], "no database \"none\"");

@@ -6,6 +6,7 @@
 //! and two entries of the record say what the journal can't: that the restore had begun, and that
 //! everything was loaded, after which a database without a journal is complete.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -495,7 +496,37 @@ impl Job {
         let into = restore_target(target).map_err(|error| lasting(chain(&error)))?;
         let mut options = order.options(target.lanes() as usize);
         let record = self.change(|_| {}).map_err(|error| Setback::Passing(chain(&error)))?;
-        let interrupted = engine::is_interrupted(&self.vault, backup, &into, &options)
+        // Whether it had begun and was loaded, as far as this delivery knows.
+        let known = Cell::new((record.begun, record.ending.is_some()));
+        let result = self.restore_into(backup, &into, &mut options, record, &known, progress);
+        match result {
+            // What is in its way may be its own doing: of a delivery that works on it too, or did
+            // until just now. Whoever looks again sees what came of that.
+            Err(Setback::Lasting(why, _) | Setback::Passing(why)) if self.moved_on(known.get()) => {
+                let why = format!("another delivery of this request was at work ({why})");
+                Err(Setback::Busy(why))
+            }
+            other => other,
+        }
+    }
+
+    /// Whether somebody has got further with this request than was known, or has ended it.
+    fn moved_on(&self, (begun, ending): (bool, bool)) -> bool {
+        self.record().ok().flatten().is_some_and(|now| {
+            (now.begun && !begun) || (now.ending.is_some() && !ending) || now.event.is_some()
+        })
+    }
+
+    fn restore_into(
+        &self,
+        backup: &BackupId,
+        into: &Config,
+        options: &mut RestoreOptions,
+        record: RestoreRecord,
+        known: &Cell<(bool, bool)>,
+        progress: &Arc<Progress>,
+    ) -> Result<Value, Setback> {
+        let interrupted = engine::is_interrupted(&self.vault, backup, into, options)
             .map_err(|error| self.of_restore(&error))?;
         if let (false, Some(ending)) = (interrupted, &record.ending) {
             return Ok(ending.clone());
@@ -503,18 +534,20 @@ impl Job {
         if record.begun {
             options.resume |= interrupted || options.existing == Existing::Refuse;
         } else {
-            self.begin(backup, &into, &options, progress)?;
+            self.begin(backup, into, options, progress)?;
+            known.set((true, known.get().1));
         }
         let before_end = |report: &RestoreReport| {
             let data = self.events.restored(&self.message, report);
             let written = self.change(|record| record.ending = Some(data.clone()));
+            known.set((true, true));
             written.map(drop).map_err(|error| match error {
                 ServiceError::Vault(error) => RestoreError::Vault(error),
                 other => RestoreError::Internal(chain(&other)),
             })
         };
         let restored =
-            engine::restore_then(&self.vault, backup, &into, &options, progress, &before_end);
+            engine::restore_then(&self.vault, backup, into, options, progress, &before_end);
         let report = restored.map_err(|error| self.of_restore(&error))?;
         let data = self.events.restored(&self.message, &report);
         // Databases that an earlier delivery finished are in its report only.
@@ -550,9 +583,15 @@ impl Job {
         let report = error.report().map(|report| self.events.restored(&self.message, report));
         match error {
             RestoreError::Busy { .. } => Setback::Busy(why),
+            // The session of a worker that was killed may still be dropping or making a database.
+            error if is_no_database(error) && self.has_begun() => Setback::Busy(why),
             error if is_passing(error) => Setback::Passing(why),
             _ => Setback::Lasting(why, report),
         }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.record().ok().flatten().is_some_and(|record| record.begun)
     }
 
     /// Writes down how the request ended, and gives what is told of it: of two ends the first.
@@ -593,6 +632,14 @@ impl Drop for StopWhenDropped {
     fn drop(&mut self) {
         self.0.cancel();
     }
+}
+
+/// Whether the server says that there is no such database.
+fn is_no_database(error: &RestoreError) -> bool {
+    let (RestoreError::Connect { source, .. } | RestoreError::Server { source, .. }) = error else {
+        return false;
+    };
+    source.sqlstate() == Some("3D000")
 }
 
 fn of_vault(error: &VaultError) -> Setback {

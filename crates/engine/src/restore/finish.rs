@@ -43,9 +43,10 @@ pub(super) fn create_database(
         None => format!("CREATE DATABASE {name} TEMPLATE template0").into_bytes(),
     };
     if let Err(error) = db.connection.execute(sql) {
-        // It was not there a moment ago. Perhaps the session of a killed restore was still making it:
-        // whoever looks again finds that it is there and empty.
-        if error.sqlstate() == Some("42P04") {
+        // It was not there a moment ago. Perhaps the session of a killed restore was still making it
+        // (then the catalog's index refuses the second one): whoever looks again finds that it is
+        // there and empty.
+        if matches!(error.sqlstate(), Some("42P04" | "23505")) {
             return Err(RestoreError::Busy { database: item.name.clone() });
         }
         return Err(failed("making the database", &item.name, error));
