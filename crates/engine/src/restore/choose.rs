@@ -5,6 +5,7 @@ use flexkeep_vault::manifest::{DatabaseSummary, Manifest};
 
 use super::error::RestoreError;
 use super::journal::{self, Done, Identity, PART_BYTES};
+use super::leftovers;
 use super::options::{Existing, RestoreOptions};
 use super::parts::Parts;
 use super::present::Present;
@@ -91,7 +92,7 @@ pub(super) fn items<'a>(
             database: summary.name.escape_default().to_string(),
             options: options.identity().escape_default().to_string(),
         };
-        let seen = look(target, facts, &name, &identity, &summary.encoding)?;
+        let seen = look(target, facts, &name, &identity, &summary.encoding, options.resume)?;
         let mut item = Item {
             parts,
             name,
@@ -143,6 +144,7 @@ fn look(
     name: &str,
     identity: &Identity,
     encoding: &str,
+    resume: bool,
 ) -> Result<Seen, RestoreError> {
     if !facts.databases.contains(name.as_bytes()) {
         let present = Present::nothing();
@@ -151,6 +153,9 @@ fn look(
     }
     let mut db = target.open(name)?;
     db.prepare(Some(encoding), target.stall)?;
+    if resume {
+        leftovers::settle(&mut db)?;
+    }
     let (mut done, mut fresh) = (Done::default(), None);
     let journal = if journal::exists(&mut db)? {
         match journal::head(&mut db)? {
