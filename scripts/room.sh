@@ -4,7 +4,7 @@
 # unpacks, and the servers, vaults and exports of tests that run at the same time.
 FLEXKEEP_ROOM_TARGET=3000
 FLEXKEEP_ROOM_TOOLS=1900
-FLEXKEEP_ROOM_SERVERS=2500
+FLEXKEEP_ROOM_SERVERS=2000
 
 # existing FOLDER: itself, or the folder above it that is there.
 existing() {

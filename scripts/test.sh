@@ -8,11 +8,11 @@ cd "$here/.."
 . "$here/lib.sh"
 # shellcheck source=scripts/room.sh
 . "$here/room.sh"
-target=$(target_directory)
-warn_of_little_room "$target"
+warn_of_little_room "${CARGO_TARGET_DIR:-target}"
 "$here/setup.sh"
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
+target=$(target_directory)
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all -- --check
