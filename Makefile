@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 APP ?= target/app
-.PHONY: help setup build app package prove-package prove-azure test fmt lint demo bench clean
+.PHONY: help setup build app package prove-package prove-azure test soak fmt lint demo bench clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ prove-azure: setup package ## the same on a server like Flexible Server, into Az
 
 test: ## all checks: formatting, lints, every test against real servers
 	@scripts/test.sh
+
+soak: ## the tests that repeat themselves, five times as long or ROUNDS=N, and those that only run here
+	@scripts/soak.sh $(ROUNDS)
 
 fmt: ## format the code
 	cargo fmt --all

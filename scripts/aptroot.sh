@@ -5,7 +5,8 @@
 # ELF programs under usr/lib/postgresql are bound to the unpacked loader and libraries, by
 # absolute path: DIR can't be moved afterwards. With APTROOT_AS_IS=yes they stay as they are, and
 # DIR/packages.txt has package, version, source and its version of what was unpacked, and
-# DIR/listings the files of each package.
+# DIR/listings the files of each package. With APTROOT_SOURCE=yes, DIR gets only the original
+# source archive of the source packages PKG.
 # Needs apt, dpkg-deb and patchelf.
 set -euo pipefail
 die() { echo "aptroot: $*" >&2; exit 1; }
@@ -26,7 +27,9 @@ mkdir -p "$dir"; dir=$(cd "$dir" && pwd); state=$dir/.apt
 mkdir -p "$state"/{etc/apt/apt.conf.d,etc/apt/preferences.d,log} \
   "$state"/var/{lib/apt/lists/partial,lib/dpkg,cache/apt/archives/partial}
 touch "$state/var/lib/dpkg/status"
-echo "deb [signed-by=$signed_by] $mirror $suite main" >"$state/etc/apt/sources.list"
+kind=deb
+[ "${APTROOT_SOURCE:-no}" != yes ] || kind=deb-src
+echo "$kind [signed-by=$signed_by] $mirror $suite main" >"$state/etc/apt/sources.list"
 # Named by the environment, it is read before the system's own configuration and keeps that out,
 # with what it runs after a download; of that only how to reach the mirror is taken over. Ours
 # alone, as a proxy's address may hold a password.
@@ -49,6 +52,11 @@ CONF
 export APT_CONFIG=$state/apt.conf
 # apt's own exit code is 0 when a list could not be had; --error-on=any makes it honest.
 apt-get -qq --error-on=any update
+if [ "$kind" = deb-src ]; then
+  (cd "$dir" && apt-get -qq source --download-only --tar-only "$@") >/dev/null
+  rm -rf "$state"
+  exit 0
+fi
 apt-get -qq -y --download-only install "$@" >/dev/null
 for deb in "$state"/var/cache/apt/archives/*.deb; do dpkg-deb -x "$deb" "$dir"; done
 if [ "${APTROOT_AS_IS:-no}" = yes ]; then

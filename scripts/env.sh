@@ -10,6 +10,14 @@ for flexkeep_major in 15 17 18; do
   export "$flexkeep_name=${!flexkeep_name:-$flexkeep_bin}"
   [ "${BASH_SOURCE[0]}" != "$0" ] || printf 'export %s=%q\n' "$flexkeep_name" "${!flexkeep_name}"
 done
+for flexkeep_major in 13 14 16; do
+  flexkeep_name=FLEXKEEP_PG${flexkeep_major}_BIN
+  flexkeep_bin=$FLEXKEEP_TOOLS/pg$flexkeep_major/bin
+  export "$flexkeep_name=${!flexkeep_name:-$flexkeep_bin}"
+  [ "${BASH_SOURCE[0]}" != "$0" ] || printf 'export %s=%q\n' "$flexkeep_name" "${!flexkeep_name}"
+done
+export FLEXKEEP_REGRESS=${FLEXKEEP_REGRESS:-$FLEXKEEP_TOOLS/regress17}
+[ "${BASH_SOURCE[0]}" != "$0" ] || printf 'export FLEXKEEP_REGRESS=%q\n' "$FLEXKEEP_REGRESS"
 flexkeep_peer=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/amqp-peer.sh
 export FLEXKEEP_AMQP_PEER=${FLEXKEEP_AMQP_PEER:-$flexkeep_peer}
 [ "${BASH_SOURCE[0]}" != "$0" ] || printf 'export FLEXKEEP_AMQP_PEER=%q\n' "$FLEXKEEP_AMQP_PEER"

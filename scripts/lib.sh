@@ -24,3 +24,9 @@ as_root() {
   elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo -n "$@"
   else return 1; fi
 }
+
+# target_directory: where cargo puts what it builds; in the checkout.
+target_directory() {
+  cargo metadata --locked --no-deps --format-version 1 |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])'
+}

@@ -43,6 +43,8 @@ rm -f "$dir/.complete"
 # The package's script puts the binary in place.
 npm_install "$dir/node" "node@$node_version"
 node=$dir/node/node_modules/node/bin
+# For compiling extensions of Node.
+rm -rf "${node%/bin}"/node_modules/node-linux-*/include
 "$node/node" --version >/dev/null || by_hand "Node $node_version does not run here"
 PATH=$node:$PATH npm_install "$dir/packages" --ignore-scripts "azurite@$azurite_version"
 main=$dir/packages/node_modules/azurite/dist/src/blob/main.js

@@ -1,7 +1,7 @@
 #!/bin/bash
 # setup.sh: provides what tests, demo and bench need: PostgreSQL 15, 17 and 18, unpacked beside the
-# system under $FLEXKEEP_TOOLS, an AMQP library for Python and Azurite there too, and a few small
-# programs. Quick when all is there; an install that was killed is done again. Downloads go through
+# system under $FLEXKEEP_TOOLS, servers of 13, 14 and 16, PostgreSQL's regression suite, an AMQP
+# library for Python and Azurite there too, and a few small programs. Quick when all is there; an install that was killed is done again. Downloads go through
 # apt, pip and npm as they are configured.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -104,5 +104,7 @@ server 15 bookworm
 server 17 trixie
 # Testing moves on to the next major in time; the one we want then still lies in the other.
 server 18 forky sid
+"$here/setup-old-servers.sh"
+"$here/setup-regress.sh"
 "$here/setup-amqp-peer.sh"
 "$here/setup-azurite.sh"

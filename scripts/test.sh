@@ -4,9 +4,15 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$here/.."
+# shellcheck source=scripts/lib.sh
+. "$here/lib.sh"
+# shellcheck source=scripts/room.sh
+. "$here/room.sh"
+warn_of_little_room "${CARGO_TARGET_DIR:-target}"
 "$here/setup.sh"
 # shellcheck source=scripts/env.sh
 . "$here/env.sh"
+target=$(target_directory)
 
 step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all -- --check
@@ -15,8 +21,6 @@ step "$here/check-infra.sh"
 # The tests run the programs; without this each of them would ask cargo for them. The whole
 # workspace, as other selections of packages mean other features, and all dependencies built again.
 step cargo build --locked --workspace
-target=$(cargo metadata --locked --no-deps --format-version 1 |
-  python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')
 export FLEXKEEP_BIN=$target/debug/flexkeep FLEXKEEP_HANDLER_BIN=$target/debug/flexkeep-handler
 
 out=$(mktemp)
@@ -30,4 +34,7 @@ else
   step cargo test --locked --no-fail-fast "$@" 2>&1 | tee "$out" || failed=1
 fi
 "$here/count-tests.py" "$out" || failed=1
+# Where it was the disk, the reason stands in the middle of a long output.
+[ "$failed" = 0 ] || ! grep -q 'No space left on device' "$out" ||
+  say "a disk was full: $(df -Pm "$target" /tmp | awk 'NR > 1 { print $6 " has " $4 " MiB free" }' | sort -u | paste -sd ';')"
 exit "$failed"

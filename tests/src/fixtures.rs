@@ -1,8 +1,9 @@
 //! The sample server: every kind of object that PostgreSQL has, loaded from `fixtures/sql`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::Server;
+use crate::{Server, run};
 
 /// The databases of the sample server, but for `postgres` and one that can't be connected to.
 pub const SAMPLE_DATABASES: [&str; 4] =
@@ -28,4 +29,19 @@ pub fn load_everything(server: &Server) {
         server.version()
     );
     server.psql_file("postgres", &fixture("sql/everything.sql"));
+}
+
+/// The same for a server that is too old for parts of it, or built without them; gives the errors
+/// of the statements that it did not take.
+#[track_caller]
+pub fn load_what_it_knows(server: &Server) -> Vec<String> {
+    let mut command = server.psql_command("postgres");
+    command.args(["-v", "older=1", "-v", "ON_ERROR_STOP=0", "-f"]);
+    let out = run(command.arg(fixture("sql/everything.sql")), Duration::from_secs(300));
+    out.expect_success()
+        .errors()
+        .lines()
+        .filter_map(|line| line.split_once(" ERROR:  "))
+        .map(|(_, error)| error.to_owned())
+        .collect()
 }

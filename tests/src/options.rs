@@ -12,6 +12,8 @@ pub struct ServerOptions {
     pub(crate) password: Option<String>,
     pub(crate) conf: Vec<String>,
     pub(crate) hba: Vec<String>,
+    /// Connection string of the server that it follows.
+    pub(crate) primary: Option<String>,
 }
 
 impl ServerOptions {
@@ -24,6 +26,7 @@ impl ServerOptions {
             password: None,
             conf: Vec::new(),
             hba: Vec::new(),
+            primary: None,
         }
     }
 

@@ -11,8 +11,14 @@ use crate::run;
 /// A major version of PostgreSQL that tests can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
-    /// The oldest: no archive 1.15, large objects one by one.
+    /// A server without client programs; see [`Version::clients`]. No multiranges.
+    V13,
+    /// A server without client programs.
+    V14,
+    /// The oldest with client programs: no archive 1.15, large objects one by one.
     V15,
+    /// A server without client programs, and without lz4.
+    V16,
     /// Grouped large objects, membership options.
     V17,
     /// The newest: virtual columns, statistics in dumps.
@@ -20,13 +26,22 @@ pub enum Version {
 }
 
 impl Version {
-    /// All of them, oldest first.
+    /// Those with client programs, oldest first.
     pub const ALL: [Self; 3] = [Self::V15, Self::V17, Self::V18];
+
+    /// The version whose client programs serve a server of this one: its own, or the newest.
+    #[must_use]
+    pub fn clients(self) -> Self {
+        if Self::ALL.contains(&self) { self } else { Self::V18 }
+    }
 
     /// The number, such as 18.
     pub fn major(self) -> u32 {
         match self {
+            Self::V13 => 13,
+            Self::V14 => 14,
             Self::V15 => 15,
+            Self::V16 => 16,
             Self::V17 => 17,
             Self::V18 => 18,
         }
@@ -42,7 +57,11 @@ impl Version {
         let major = self.major();
         let name = format!("FLEXKEEP_PG{major}_BIN");
         let bin = env::var_os(&name).map_or_else(
-            || tools().join(format!("pg{major}/usr/lib/postgresql/{major}/bin")),
+            || {
+                let packaged = format!("usr/lib/postgresql/{major}/bin");
+                let folder = if self.clients() == self { packaged.as_str() } else { "bin" };
+                tools().join(format!("pg{major}")).join(folder)
+            },
             PathBuf::from,
         );
         assert!(
@@ -73,9 +92,9 @@ pub fn pg_tool(name: &str, version: Version) -> PathBuf {
     version.bin().join(name)
 }
 
-/// A command that runs [`pg_tool`], untouched by the developer's own `PG…` settings.
+/// A client program for a server of that version, untouched by the developer's own `PG…` settings.
 pub fn pg_command(name: &str, version: Version) -> Command {
-    clean(Command::new(pg_tool(name, version)))
+    clean(Command::new(pg_tool(name, version.clients())))
 }
 
 pub(crate) fn clean(mut command: Command) -> Command {

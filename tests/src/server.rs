@@ -15,9 +15,13 @@ use crate::processes::{gone, signal, working_in};
 use crate::programs::{clean, pg_command, pg_tool};
 use crate::run::{tail, wait};
 use crate::{Output, ServerOptions, Version, run, run_with_input};
+use crate::{standby, template};
 
 /// How long a server may take to start (crash recovery included) or to stop.
-const START_LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(90);
+/// What a server's log of changes may take: many servers live at once, on disks that are small.
+/// Checkpoints are cheap here, as nothing waits for the disk.
+const MAX_WAL: &str = "64MB";
 /// How long a script given to psql may run.
 const SQL_LIMIT: Duration = Duration::from_secs(300);
 
@@ -27,7 +31,7 @@ const SQL_LIMIT: Duration = Duration::from_secs(300);
 /// Dropping it stops it and deletes its files, also while the test panics. A test process that
 /// is killed can't do so: a guard of its own session sees its pipe close and does it instead.
 pub struct Server {
-    options: ServerOptions,
+    pub(crate) options: ServerOptions,
     dir: PathBuf,
     port: u16,
     postmaster: Option<Child>,
@@ -62,7 +66,7 @@ impl Server {
                 chown(path, Some(uid), Some(gid)).expect("root may give a folder away");
             }
         }
-        server.initdb();
+        server.create_data();
         // Another process may take the free port before we do.
         for attempt in 1..=5 {
             server.port = free_port();
@@ -160,7 +164,7 @@ impl Server {
         run(self.psql_command(database).arg("-f").arg(file), SQL_LIMIT).expect_success().text()
     }
 
-    fn psql_command(&self, database: &str) -> Command {
+    pub(crate) fn psql_command(&self, database: &str) -> Command {
         let mut command = pg_command("psql", self.options.version);
         command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d"]).arg(self.conninfo(database));
         // Notices of a large fixture would bury the error.
@@ -229,29 +233,31 @@ impl Server {
         self.start_again();
     }
 
-    fn initdb(&self) {
-        let mut command = as_postgres(&pg_tool("initdb", self.options.version));
-        command
-            .args(["--no-sync", "--no-instructions", "-U", &self.options.superuser, "-D"])
-            .arg(self.data_dir())
-            .args(["-E", &self.options.encoding, "--locale", &self.options.locale])
-            .current_dir(&self.dir);
-        match &self.options.password {
-            None => run(command.args(["-A", "trust"]), START_LIMIT),
-            Some(password) => {
-                let file = self.dir.join("password");
-                fs::write(&file, format!("{password}\n")).expect("our own folder");
-                let out =
-                    run(command.args(["-A", "scram-sha-256", "--pwfile"]).arg(&file), START_LIMIT);
-                fs::remove_file(&file).expect("our own file");
-                out
-            }
+    fn create_data(&self) {
+        match (&self.options.primary, &self.options.password) {
+            (Some(primary), _) => standby::copy_primary(&self.options, primary, &self.data_dir()),
+            (None, None) => template::fresh(&self.options, &self.data_dir(), &self.dir),
+            (None, Some(password)) => self.initdb_with_password(password),
         }
-        .expect_success();
+        self.configure();
+    }
+
+    fn initdb_with_password(&self, password: &str) {
+        let file = self.dir.join("password");
+        fs::write(&file, format!("{password}\n")).expect("our own folder");
+        let mut command = template::initdb_command(&self.options, &self.data_dir(), &self.dir);
+        command.args(["-A", "scram-sha-256", "--pwfile"]).arg(&file);
+        let out = run(&mut command, START_LIMIT);
+        fs::remove_file(&file).expect("our own file");
+        out.expect_success();
+    }
+
+    fn configure(&self) {
         let conf = format!(
             "listen_addresses = '127.0.0.1'\nunix_socket_directories = '{}'\nfsync = off\n\
              full_page_writes = off\nsynchronous_commit = off\nshared_buffers = 64MB\n\
-             max_wal_size = 1GB\ntimezone = 'UTC'\nlog_timezone = 'UTC'\n{}\n",
+             min_wal_size = 2MB\nmax_wal_size = {MAX_WAL}\ncheckpoint_warning = 0\n\
+             timezone = 'UTC'\nlog_timezone = 'UTC'\n{}\n",
             self.socket_dir().display(),
             self.options.conf.join("\n"),
         );
@@ -351,7 +357,7 @@ fn is_ready(data: &Path, pid: &str) -> bool {
 }
 
 /// A program of a server: it refuses to run as root.
-fn as_postgres(program: &Path) -> Command {
+pub(crate) fn as_postgres(program: &Path) -> Command {
     if !geteuid().is_root() {
         return clean(Command::new(program));
     }

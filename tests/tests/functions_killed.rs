@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flexkeep_bus::{LocalQueues, QueueOptions};
-use flexkeep_tests::{Server, TestApp, wait_for};
+use flexkeep_tests::{Server, TestApp, rounds, wait_for};
 
 use app::{MINUTE, expect_server_free, request, server};
 
@@ -26,6 +26,11 @@ fn app_with_short_locks(server: &Server) -> TestApp {
 /// A moment somewhere in a backup, another in each round; the rounds cover all of it.
 fn moment(round: u32, rounds: u32, longest: Duration) -> Duration {
     longest * round / rounds
+}
+
+/// When a round's backup is due.
+fn instant(round: u32) -> String {
+    format!("2026-11-22T{:02}:{:02}:00Z", 1 + round / 60, round % 60)
 }
 
 fn kill(pid: u32) {
@@ -66,13 +71,13 @@ fn time_of_a_backup(app: &TestApp) -> Duration {
 
 #[test]
 fn a_handler_killed_at_any_point_is_started_again_and_the_backup_is_sealed_once() {
-    const ROUNDS: u32 = 12;
+    let rounds = rounds(6);
     let server = server();
     let mut app = app_with_short_locks(&server);
     app.start(&server);
     let longest = time_of_a_backup(&app);
     let mut requests = vec!["src/measure".to_owned()];
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         if round % 2 == 0 && round > 0 {
             // Three crashes within half an hour end a host, as on the platform; whoever watches
             // over it starts it again.
@@ -84,8 +89,8 @@ fn a_handler_killed_at_any_point_is_started_again_and_the_backup_is_sealed_once(
             "shop",
             &format!("UPDATE orders SET note = 'x' || note WHERE id % 10 = {}", round % 10),
         );
-        app.send(&name, &request("src", &name, &format!("2026-11-22T01:{round:02}:00Z")));
-        std::thread::sleep(moment(round, ROUNDS, longest));
+        app.send(&name, &request("src", &name, &instant(round)));
+        std::thread::sleep(moment(round, rounds, longest));
         kill(app.handler_pid());
         requests.push(name);
         app.wait_for_event_id(&format!("src/round-{round}/completed"), MINUTE);
@@ -95,16 +100,16 @@ fn a_handler_killed_at_any_point_is_started_again_and_the_backup_is_sealed_once(
 
 #[test]
 fn a_host_killed_at_any_point_takes_its_handler_along_and_nothing_is_lost() {
-    const ROUNDS: u32 = 8;
+    let rounds = rounds(5);
     let server = server();
     let mut app = app_with_short_locks(&server);
     app.start(&server);
     let longest = time_of_a_backup(&app);
     let mut requests = vec!["src/measure".to_owned()];
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let name = format!("src/round-{round}");
-        app.send(&name, &request("src", &name, &format!("2026-11-22T01:{round:02}:00Z")));
-        std::thread::sleep(moment(round, ROUNDS, longest));
+        app.send(&name, &request("src", &name, &instant(round)));
+        std::thread::sleep(moment(round, rounds, longest));
         let handler = app.handler_pid();
         app.kill_host();
         wait_for("the handler ends with its host", MINUTE, || {

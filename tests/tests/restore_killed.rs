@@ -6,7 +6,7 @@ mod vaulted;
 
 use std::time::{Duration, Instant};
 
-use flexkeep_tests::{Running, Server, Version, load_everything};
+use flexkeep_tests::{Running, Server, Version, load_everything, pg_command, rounds};
 use restoring::{LIMIT, database, ends, restore};
 use serde_json::Value;
 use vaulted::{Vaulted, assert_same_on};
@@ -96,14 +96,15 @@ fn a_restore_that_is_killed_again_and_again_ends_whole() {
     let whole = started.elapsed();
     scene.is_whole();
     let mut kills = 0;
+    let rounds = rounds(1);
     // A few kills in one restore, each later than the one before; then with other moments.
-    for round in 0..2_u32 {
+    for round in 0..rounds {
         scene.drop_all();
         let mut done = false;
         for step in 1..=6_u32 {
             let more: &[&str] = if step == 1 { &[] } else { &["--continue"] };
             let mut running = scene.start(more);
-            let time = whole * (step * 3 + round) / 22;
+            let time = whole * (step * 3 + round % 3) / 22;
             if !runs_after(&mut running, time) {
                 let out = running.finish(LIMIT);
                 assert_eq!(out.code(), Some(0), "{}", out.errors());
@@ -119,10 +120,43 @@ fn a_restore_that_is_killed_again_and_again_ends_whole() {
         }
         scene.is_whole();
     }
-    assert!(kills >= 4, "only {kills} kills");
+    assert!(kills >= 2 * rounds, "only {kills} kills");
     let document = scene.end(1, &["--continue"]);
     let text = document.to_string();
     assert!(text.contains("there is nothing to continue"), "{text}");
+}
+
+/// The server goes on with a statement whose client was killed.
+#[test]
+fn a_database_that_a_killed_restore_still_makes_is_waited_for() {
+    let (original, copy) = (Server::start(Version::V18), Server::start(Version::V18));
+    original.create_database("rows");
+    original.psql("rows", "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i");
+    let vaulted = Vaulted::new();
+    vaulted.backup(&original, Version::V18);
+    let session = |sql: &str| {
+        let mut command = pg_command("psql", Version::V18);
+        let name = " application_name='flexkeep restore'";
+        command.args(["-Xqc", sql, "-d"]).arg(copy.conninfo("postgres") + name);
+        Running::start(&mut command)
+    };
+    let holder = session("BEGIN; LOCK TABLE pg_database IN SHARE MODE; SELECT pg_sleep(4); COMMIT");
+    let is_there = |what: &str| {
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE {what}");
+        let until = Instant::now() + Duration::from_secs(30);
+        while copy.psql("postgres", &sql) != "1" {
+            assert!(Instant::now() < until, "no session: {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    is_there("wait_event = 'PgSleep'");
+    let making = session("CREATE DATABASE rows TEMPLATE template0");
+    is_there("query LIKE 'CREATE DATABASE%' AND wait_event_type = 'Lock'");
+    let options = ["--continue", "--database", "rows"];
+    ends(0, &mut restore(&vaulted.vault(), &copy, &options));
+    assert_same_on(&original, &copy, "rows");
+    assert_eq!(making.finish(LIMIT).code(), Some(0));
+    holder.finish(LIMIT);
 }
 
 #[test]

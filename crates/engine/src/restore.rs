@@ -36,6 +36,7 @@ mod guard;
 mod journal;
 mod lane;
 mod lanes;
+mod leftovers;
 mod load;
 mod options;
 mod parts;
@@ -208,6 +209,9 @@ fn prepare<'a>(
     let mut report = CheckReport::default();
     let mut db = target.open_any(&[])?;
     db.prepare(None, target.stall)?;
+    if options.resume {
+        leftovers::wait_for_creations(&mut db)?;
+    }
     let facts = TargetFacts::ask(&mut db)?;
     preflight::server(manifest, target, &facts, &mut db, options.lanes, &mut report)?;
     let mut items = choose::items(vault, manifest, options, target, &facts, &mut report)?;

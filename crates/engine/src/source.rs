@@ -234,16 +234,7 @@ pub(crate) fn database_losses(
         losses.extend(loss(Some(database), "user mapping options", &names(&rows), reason));
     }
     if facts.source.standby {
-        let rows = session::rows(
-            connection,
-            database,
-            "listing the unlogged tables",
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind = 'r' AND c.relpersistence = 'u' ORDER BY 1",
-        )?;
-        let reason = "a standby does not have the rows of unlogged tables";
-        losses.extend(loss(Some(database), "unlogged table data", &names(&rows), reason));
+        losses.extend(unlogged_losses(connection, database)?);
     }
     let mut oids: Vec<u32> = unreadable_objects.iter().copied().collect();
     oids.sort_unstable();
@@ -251,6 +242,29 @@ pub(crate) fn database_losses(
     let reason = "the role has no SELECT on it (pg_read_all_data does not cover large objects \
                   before PostgreSQL 19)";
     losses.extend(loss(Some(database), "large object", &oids, reason));
+    Ok(losses)
+}
+
+/// What a standby can't tell: it has the definitions of what is unlogged, and no more.
+fn unlogged_losses(connection: &mut Connection, database: &str) -> Result<Vec<Loss>, BackupError> {
+    let kinds = [
+        ('r', "unlogged table data", "a standby does not have the rows of unlogged tables"),
+        ('S', "unlogged sequence state", "a standby does not know where unlogged sequences stand"),
+    ];
+    let mut losses = Vec::new();
+    for (relkind, kind, reason) in kinds {
+        let rows = session::rows(
+            connection,
+            database,
+            "listing what is unlogged",
+            &format!(
+                "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE c.relkind = '{relkind}' AND c.relpersistence = 'u' ORDER BY 1"
+            ),
+        )?;
+        losses.extend(loss(Some(database), kind, &names(&rows), reason));
+    }
     Ok(losses)
 }
 

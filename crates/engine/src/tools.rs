@@ -91,7 +91,7 @@ fn not_found(folder: Option<&Path>) -> String {
 }
 
 /// `pg_dump (PostgreSQL) 18.6 (Debian ...)` and `... 19beta2`.
-fn parse_major(version: &str) -> Option<u32> {
+pub(crate) fn parse_major(version: &str) -> Option<u32> {
     let number = version.split("(PostgreSQL)").nth(1)?.trim_start();
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()

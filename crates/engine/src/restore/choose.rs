@@ -5,6 +5,7 @@ use flexkeep_vault::manifest::{DatabaseSummary, Manifest};
 
 use super::error::RestoreError;
 use super::journal::{self, Done, Identity, PART_BYTES};
+use super::leftovers;
 use super::options::{Existing, RestoreOptions};
 use super::parts::Parts;
 use super::present::Present;
@@ -86,7 +87,7 @@ pub(super) fn items<'a>(
     for (summary, name) in databases(manifest, options)? {
         let parts = Parts::read(vault, summary)?;
         let identity = identity(manifest, summary, options);
-        let seen = look(target, facts, &name, &identity, &summary.encoding)?;
+        let seen = look(target, facts, &name, &identity, &summary.encoding, options.resume)?;
         let mut item = Item {
             parts,
             name,
@@ -170,6 +171,7 @@ fn look(
     name: &str,
     identity: &Identity,
     encoding: &str,
+    resume: bool,
 ) -> Result<Seen, RestoreError> {
     if !facts.databases.contains(name.as_bytes()) {
         let present = Present::nothing();
@@ -178,6 +180,9 @@ fn look(
     }
     let mut db = target.open(name)?;
     db.prepare(Some(encoding), target.stall)?;
+    if resume {
+        leftovers::settle(&mut db)?;
+    }
     let (mut done, mut fresh) = (Done::default(), None);
     let journal = if journal::exists(&mut db)? {
         match journal::head(&mut db)? {

@@ -65,8 +65,11 @@ pub(super) fn create_database(
     Ok(())
 }
 
-/// The backup's own CREATE DATABASE, under the new name, and without a tablespace that the target
-/// does not have.
+/// The first server that knows `LOCALE_PROVIDER`, which newer versions of pg_dump write always.
+const KNOWS_PROVIDERS: u32 = 15;
+
+/// The backup's own CREATE DATABASE, under the new name, and without what the target does not have:
+/// a tablespace, or the word for the only provider of locales that old servers know.
 fn create_statement(
     entry: &Entry,
     name: &str,
@@ -78,16 +81,23 @@ fn create_statement(
         return Err(RestoreError::Internal("the backup has no CREATE DATABASE".to_owned()));
     };
     let all = statements(&create)?;
-    let place = all.first().and_then(|one| {
-        let at = one.tokens.iter().position(|token| token.is("tablespace"))?;
-        let space = one.tokens.get(at + 2)?;
-        let missing = space.name().is_some_and(|name| !facts.tablespaces.contains(&name));
-        missing.then(|| one.tokens[at].at.start..space.at.end)
-    });
-    Ok(match place {
-        Some(range) => [&create[..range.start], &create[range.end..]].concat(),
-        None => create,
-    })
+    let tokens = all.first().map(|one| one.tokens.as_slice()).unwrap_or_default();
+    let mut kept = Vec::with_capacity(create.len());
+    let mut from = 0;
+    // Each option is a word, `=` and a value.
+    for option in tokens.windows(3) {
+        let missing_space = option[0].is("tablespace")
+            && option[2].name().is_some_and(|name| !facts.tablespaces.contains(&name));
+        let unknown_provider = option[0].is("locale_provider")
+            && option[2].is("libc")
+            && facts.major() < KNOWS_PROVIDERS;
+        if missing_space || unknown_provider {
+            kept.extend_from_slice(&create[from..option[0].at.start]);
+            from = option[2].at.end;
+        }
+    }
+    kept.extend_from_slice(&create[from..]);
+    Ok(kept)
 }
 
 /// What is done when all databases are loaded.

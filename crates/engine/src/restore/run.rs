@@ -1,7 +1,7 @@
 //! The restore itself, database by database.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flexkeep_vault::Vault;
 use flexkeep_vault::manifest::Manifest;
@@ -12,8 +12,8 @@ use super::finish::{self, Finish};
 use super::graph::Graph;
 use super::guard::Guard;
 use super::journal;
-use super::lane::end_session;
 use super::lanes::{self, Outcome, Shop};
+use super::leftovers;
 use super::options::RestoreOptions;
 use super::parts::{Role, desc, name_of};
 use super::report::{
@@ -21,17 +21,12 @@ use super::report::{
     Skipped, TableReport,
 };
 use super::statement::Dialect;
-use super::target::{APPLICATION, Db, Target, TargetFacts, literal, number};
+use super::target::{Db, Target, TargetFacts, literal, number};
 use super::{Prepared, existing, roles, unlogged};
 use crate::error::chain;
 use crate::export::DamagedObject;
 use crate::progress::Progress;
-
-/// Identifies restores among the advisory locks of a database: `fkrestor` in ASCII.
-const LOCK: i64 = 0x666b_7265_7374_6f72;
-
-/// How long a killed restore's lock may outlive it.
-const LOCK_WAIT: Duration = Duration::from_secs(30);
+use crate::tools::parse_major;
 
 /// Memory for building indexes: at least and at most, of all lanes together.
 const LEAST_MEMORY: u64 = 128 << 20;
@@ -43,6 +38,9 @@ const CRASHES: usize = 3;
 /// What is left to do after every restore of rows.
 const GATHER_STATISTICS: &str = "gather statistics for the planner: vacuumdb --analyze-in-stages, or \
      ANALYZE in each database";
+/// Since this version nobody may make objects in the schema `public` of a new database, and pg_dump
+/// writes the rights on it as what differs from that, for servers of any version.
+const PUBLIC_IS_CLOSED: u32 = 15;
 
 /// What all databases have in common.
 pub(super) struct Scene<'a> {
@@ -229,7 +227,7 @@ fn try_work(
     let mut control = open_control(scene, item)?;
     scene.guard.watch(Some(&item.name));
     if !item.has_journal {
-        begin(scene.options, item, joined, &mut control)?;
+        begin(scene, facts, item, joined, &mut control)?;
     }
     worked.outcome.done = journal::read(&mut control)?;
     with_shop(scene, facts, item, &mut control, |shop, control| {
@@ -381,44 +379,26 @@ fn main_graph(scene: &Scene<'_>, shop: &Shop<'_>, worked: &mut Worked<'_, '_>) {
 fn open_control(scene: &Scene<'_>, item: &Item<'_>) -> Result<Db, RestoreError> {
     let mut control = scene.target.open_patient(&item.name)?;
     control.prepare(Some(&item.parts.summary.encoding), scene.target.stall)?;
-    lock(&mut control)?;
+    leftovers::lock(&mut control)?;
     Ok(control)
-}
-
-/// Takes the lock of the database, and ends what a killed restore left behind.
-fn lock(control: &mut Db) -> Result<(), RestoreError> {
-    const DOING: &str = "locking the database against other restores";
-    let until = Instant::now() + LOCK_WAIT;
-    while !control.is_true(DOING, &format!("SELECT pg_catalog.pg_try_advisory_lock({LOCK})"))? {
-        if Instant::now() > until {
-            return Err(RestoreError::Busy { database: control.name.clone() });
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    let rows = control.rows(
-        DOING,
-        format!(
-            "SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = '{APPLICATION}' \
-             AND usename = current_user AND datname = pg_catalog.current_database() \
-             AND pid <> pg_catalog.pg_backend_pid()"
-        ),
-    )?;
-    for row in &rows {
-        end_session(control, number(row, 0))?;
-    }
-    Ok(())
 }
 
 /// Clears away what is in the way and makes the journal, in one transaction.
 fn begin(
-    options: &RestoreOptions,
+    scene: &Scene<'_>,
+    facts: &TargetFacts,
     item: &Item<'_>,
     joined: &[Vec<u8>],
     control: &mut Db,
 ) -> Result<(), RestoreError> {
     let mut sql = b"BEGIN;".to_vec();
     if item.action == DatabaseAction::UseAndDrop {
-        sql.extend_from_slice(&existing::clear_sql(item, options));
+        sql.extend_from_slice(&existing::clear_sql(item, scene.options));
+    }
+    let dumped_by = parse_major(&scene.manifest.source.pg_dump).unwrap_or_default();
+    if item.fresh && facts.major() < PUBLIC_IS_CLOSED && dumped_by >= PUBLIC_IS_CLOSED {
+        // What was revoked before is not in such a dump, and what was not is granted by it.
+        sql.extend_from_slice(b"REVOKE CREATE ON SCHEMA public FROM PUBLIC;");
     }
     sql.extend_from_slice(journal::create_sql(&item.identity, item.fresh).as_bytes());
     for role in joined {

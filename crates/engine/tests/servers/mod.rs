@@ -49,11 +49,19 @@ impl Server {
         let data = server.socket_folder().join("data");
         run(server
             .as_postgres("initdb")
-            .args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-U", superuser])
+            .args([
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+                "--wal-segsize=1",
+                "-U",
+                superuser,
+            ])
             .arg("-D")
             .arg(&data));
         let options = format!(
-            "-k {} -c listen_addresses= -c fsync=off -c max_connections=40",
+            "-k {} -c listen_addresses= -c fsync=off -c max_connections=40 -c max_wal_size=64MB",
             server.socket_folder().display()
         );
         run(server

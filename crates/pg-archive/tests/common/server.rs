@@ -63,10 +63,23 @@ impl Server {
             run(Command::new("chown").arg("postgres").arg(server.folder.path()), None);
         }
         let data = server.data();
-        let args = ["-A", "trust", "-U", "postgres", "-N", "-E", "UTF8", "--locale=C", "-D"];
+        let args = [
+            "-A",
+            "trust",
+            "-U",
+            "postgres",
+            "-N",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--wal-segsize=1",
+            "-D",
+        ];
         run(server.as_owner("initdb").args(args).arg(&data), None);
         let socket = server.folder.path().display();
-        let options = format!("-c listen_addresses= -c unix_socket_directories={socket} -F");
+        let options = format!(
+            "-c listen_addresses= -c unix_socket_directories={socket} -c max_wal_size=64MB -F"
+        );
         let log = server.folder.path().join("log");
         let mut start = server.as_owner("pg_ctl");
         run(start.args(["-w", "-o", &options, "start", "-l"]).arg(log).arg("-D").arg(&data), None);

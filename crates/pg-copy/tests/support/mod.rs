@@ -61,7 +61,9 @@ impl Cluster {
         }
         let mut initdb = Command::new(bin.join("initdb"));
         initdb.arg("-D").arg(&data);
-        initdb.args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--no-locale"]);
+        initdb
+            .args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8", "--no-locale"])
+            .args(["--wal-segsize=1"]);
         let output = as_owner(&mut initdb, owner, folder.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -70,7 +72,7 @@ impl Cluster {
             &data.join("postgresql.conf"),
             &format!(
                 "port={port}\nunix_socket_directories='{socket}'\nlisten_addresses='127.0.0.1'\n\
-                 fsync=off\nshared_buffers=16MB\n{conf}\n"
+                 fsync=off\nshared_buffers=16MB\nmax_wal_size=64MB\n{conf}\n"
             ),
         );
         let trust = "local all postgres trust\nhost all postgres 127.0.0.1/32 trust\n";
