@@ -85,7 +85,10 @@ fn expect_one_state(app: &TestApp, server: &Server, backup: &str) {
     assert_eq!(values[0], MONEY, "{backup}");
     assert!(values[1..].iter().all(|&value| value == values[1]), "{backup}: {values:?}");
     for table in [0, TABLES / 2, TABLES - 1] {
-        assert_eq!(server.psql("copy", &format!("SELECT count(*) FROM pad_{table}")).trim(), "4000");
+        assert_eq!(
+            server.psql("copy", &format!("SELECT count(*) FROM pad_{table}")).trim(),
+            "4000"
+        );
     }
     server.psql("postgres", "DROP DATABASE copy");
 }

@@ -84,8 +84,7 @@ pub(crate) fn prepare_on(
     let name = &database.name;
     let &Planning { target, client, facts, progress, lanes } = planning;
     let encoding = database_encoding(&mut leader)?;
-    let outline =
-        outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
+    let outline = outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
     let mut plan = plan::plan(&outline.toc, &leader, last, lanes)?;
     let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {
         Unreadable::ask(&mut leader.connection, name)?

@@ -84,7 +84,9 @@ pub enum BackupError {
     },
     /// Every snapshot of a database was lost, each because nobody held it any more or because it
     /// was true no longer.
-    #[error("gave up database {database:?} after {attempts} snapshots were lost; the last: {reason}")]
+    #[error(
+        "gave up database {database:?} after {attempts} snapshots were lost; the last: {reason}"
+    )]
     SnapshotsLost {
         /// The database.
         database: String,

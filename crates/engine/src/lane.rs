@@ -308,7 +308,11 @@ fn is_table(reading: &Reading<'_>, step: &Step) -> bool {
     matches!(reading.entries[step.part.entry].source, EntrySource::Table { .. })
 }
 
-fn send(connection: &mut Connection, reading: &Reading<'_>, step: &Step) -> Result<(), BackupError> {
+fn send(
+    connection: &mut Connection,
+    reading: &Reading<'_>,
+    step: &Step,
+) -> Result<(), BackupError> {
     let entry = &reading.entries[step.part.entry];
     connection
         .send_query(entry.copy_sql(step.slice))

@@ -30,8 +30,8 @@ use flexkeep_pg_copy::{self as pg, Connection};
 use flexkeep_vault::manifest::Manifest;
 use flexkeep_vault::{RunId, RunState, Vault};
 
-pub use begin::{Begun, begin};
 pub(crate) use begin::refuse_live_relay;
+pub use begin::{Begun, begin};
 pub use sign::{LaneSign, Sighting, lane_signs};
 
 use crate::backup::{self, LastBackup};
@@ -40,8 +40,8 @@ use crate::error::{BackupError, chain};
 use crate::options::BackupOptions;
 use crate::pace::Pace;
 use crate::plan::LastCuts;
-use crate::session;
 use crate::progress::Progress;
+use crate::session;
 use crate::source::Database;
 use crate::uploads::Uploads;
 use join::Joined;
@@ -128,8 +128,7 @@ pub fn run_lane(
     if let Some(sealed) = vault.backup_for_request(name, &request.id, request.since)? {
         return Ok(LaneEnd::AlreadySealed(Box::new(sealed)));
     }
-    let objects =
-        RunObjects { vault: vault.clone(), server: name.clone(), run: lane.run.clone() };
+    let objects = RunObjects { vault: vault.clone(), server: name.clone(), run: lane.run.clone() };
     if objects.state()? != Some(RunState::Running) {
         return Ok(LaneEnd::NotNeeded("the run is over"));
     }
@@ -171,10 +170,12 @@ pub fn run_lane(
     };
     let result = member.go_through(&last.cuts);
     match result {
-        Err(BackupError::RunOver) => match vault.backup_for_request(name, &request.id, request.since)? {
-            Some(sealed) => Ok(LaneEnd::AlreadySealed(Box::new(sealed))),
-            None => Ok(LaneEnd::NotNeeded("the run is over")),
-        },
+        Err(BackupError::RunOver) => {
+            match vault.backup_for_request(name, &request.id, request.since)? {
+                Some(sealed) => Ok(LaneEnd::AlreadySealed(Box::new(sealed))),
+                None => Ok(LaneEnd::NotNeeded("the run is over")),
+            }
+        }
         Err(error) if !error.may_pass() || matches!(error, BackupError::SnapshotsLost { .. }) => {
             vault.fail_run(name, &lane.run, &chain(&error))?;
             Err(error)
@@ -285,7 +286,7 @@ impl Member<'_> {
                 }
                 (ended.connection, ended.plan, ended.folder)
             }
-            Ok(Joined::AllDone { connection, plan, folder }) => (connection, *plan, folder),
+            Ok(Joined::AllDone { connection, plan, folder }) => (*connection, *plan, folder),
             Ok(Joined::Done) => return Ok(Looked::Done),
             Ok(Joined::Crowded) => return Ok(Looked::Crowded),
             Err(error) if error.is_database_gone() => {
@@ -323,9 +324,9 @@ impl Member<'_> {
 
     /// Whether this very lane, or a later one in its place, has given a sign.
     fn is_doubled(&self) -> Result<bool, BackupError> {
-        Ok(self.last_sign()?.is_some_and(|sign| {
-            sign.generation >= self.lane.generation && !self.is_own(&sign)
-        }))
+        Ok(self
+            .last_sign()?
+            .is_some_and(|sign| sign.generation >= self.lane.generation && !self.is_own(&sign)))
     }
 
     /// The last sign of this lane, of whatever generation.

@@ -143,7 +143,13 @@ impl Uploads {
         let number = state.submitted;
         state.submitted += 1;
         state.unwritten.insert(number);
-        state.waiting.push_back(Job { hash, object, replace, journal: Arc::clone(journal), number });
+        state.waiting.push_back(Job {
+            hash,
+            object,
+            replace,
+            journal: Arc::clone(journal),
+            number,
+        });
         drop(state);
         shared.changed.notify_all();
         Ok(())

@@ -163,9 +163,8 @@ impl Relay {
                 if open.is_read() {
                     actions.push(Action::Finish(index));
                 }
-                let gives = |other: usize| {
-                    other != index && state.lanes[other].gives() == Some(attempt)
-                };
+                let gives =
+                    |other: usize| other != index && state.lanes[other].gives() == Some(attempt);
                 if (0..state.lanes.len()).any(gives) {
                     actions.push(Action::Leave(index));
                 }
@@ -349,9 +348,12 @@ impl Model for Relay {
             Property::sometimes("a seal after a lost snapshot", |_, state: &State| {
                 state.done.is_some() && state.attempts.len() > 1
             }),
-            Property::sometimes("a seal of items of several lanes, one of which died", |model, s: &State| {
-                s.done.is_some() && s.attempts.len() == 1 && s.crashes_left < model.crashes
-            }),
+            Property::sometimes(
+                "a seal of items of several lanes, one of which died",
+                |model, s: &State| {
+                    s.done.is_some() && s.attempts.len() == 1 && s.crashes_left < model.crashes
+                },
+            ),
         ]
     }
 }

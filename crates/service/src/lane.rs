@@ -76,7 +76,9 @@ impl Service {
             Opened::Job(job) => job,
             // The request's own message finds the same, and says so.
             Opened::Answered(_) | Opened::SetBack { .. } => {
-                return Ok(Worked::NotNeeded { why: "its server can't be backed up now".to_owned() });
+                return Ok(Worked::NotNeeded {
+                    why: "its server can't be backed up now".to_owned(),
+                });
             }
         };
         if incoming.delivery_count > MAX_DELIVERIES {
@@ -162,7 +164,8 @@ impl Service {
         let patience = if delivery > 1 { Duration::ZERO } else { TELLING_LIMIT };
         let end = Instant::now() + patience;
         while Instant::now() < end {
-            if self.note_of(job).await?.is_some_and(|note| matches!(note.fate, Fate::Sealed { .. })) {
+            if self.note_of(job).await?.is_some_and(|note| matches!(note.fate, Fate::Sealed { .. }))
+            {
                 let why = "another lane has sealed the backup".to_owned();
                 return Ok(LaneWorked::settled(Worked::NotNeeded { why }));
             }

@@ -141,7 +141,13 @@ mod tests {
         ids.sort();
         ids.dedup();
         assert_eq!(ids.len(), 4);
-        let longest = LaneMessage { waits: u32::MAX, failures: u32::MAX, lane: 999, generation: u32::MAX, ..first };
+        let longest = LaneMessage {
+            waits: u32::MAX,
+            failures: u32::MAX,
+            lane: 999,
+            generation: u32::MAX,
+            ..first
+        };
         assert!(longest.message_id().len() + "server-of-63-characters".len() + 40 <= 128 + 23);
     }
 }

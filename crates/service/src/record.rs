@@ -106,9 +106,9 @@ impl Record {
         }
         // A lane may put its request off while another one has sealed the backup.
         if matches!(note.fate, Fate::PutOff { .. })
-            && self.note_of(&note.request).is_some_and(|known| {
-                matches!(known.fate, Fate::Sealed { .. })
-            })
+            && self
+                .note_of(&note.request)
+                .is_some_and(|known| matches!(known.fate, Fate::Sealed { .. }))
         {
             return;
         }

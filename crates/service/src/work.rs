@@ -242,8 +242,7 @@ impl Service {
         let found = {
             let (vault, message) = (job.vault.clone(), message.clone());
             let find = move || -> Result<_, VaultError> {
-                let sealed =
-                    vault.backup_for_request(&message.server, &message.request, since)?;
+                let sealed = vault.backup_for_request(&message.server, &message.request, since)?;
                 Ok((sealed, Record::read(&vault, &message.server)))
             };
             blocking(find).await?
@@ -253,9 +252,10 @@ impl Service {
                 // A look after lanes that have told it themselves.
                 let told = message.looks > 0
                     && job.delivery == 1
-                    && record?.0.note_of(&message.request).is_some_and(|note| {
-                        matches!(note.fate, Fate::Sealed { .. })
-                    });
+                    && record?
+                        .0
+                        .note_of(&message.request)
+                        .is_some_and(|note| matches!(note.fate, Fate::Sealed { .. }));
                 if told {
                     let why = "another lane has sealed the backup".to_owned();
                     return Ok(Worked::NotNeeded { why });
@@ -423,7 +423,11 @@ impl Service {
         }
     }
 
-    pub(crate) async fn complete(&self, job: &Job, manifest: &Manifest) -> Result<Worked, ServiceError> {
+    pub(crate) async fn complete(
+        &self,
+        job: &Job,
+        manifest: &Manifest,
+    ) -> Result<Worked, ServiceError> {
         let backup = manifest.backup.clone();
         if manifest.losses.is_empty() {
             tracing::info!("backup {backup} is sealed");

@@ -118,11 +118,8 @@ fn go_on(
     vault: &Vault,
     record: RunRecord,
 ) -> Result<Option<Begun>, BackupError> {
-    let objects = RunObjects {
-        vault: vault.clone(),
-        server: record.server.clone(),
-        run: record.run.clone(),
-    };
+    let objects =
+        RunObjects { vault: vault.clone(), server: record.server.clone(), run: record.run.clone() };
     let Some(plan) = objects.get::<ServerPlan>(state::SERVER)? else { return Ok(None) };
     let locks = Locks::of(vault, &record.server, &record.run);
     if locks.any_lane(connection)? {
@@ -234,11 +231,8 @@ pub(crate) fn refuse_live_relay(
         if record.state != RunState::Running || is_own {
             continue;
         }
-        let objects = RunObjects {
-            vault: vault.clone(),
-            server: server.clone(),
-            run: record.run.clone(),
-        };
+        let objects =
+            RunObjects { vault: vault.clone(), server: server.clone(), run: record.run.clone() };
         // Without it, the run is of one process, which held the server's lock.
         if !objects.has(state::SERVER)? {
             continue;

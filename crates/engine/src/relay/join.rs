@@ -47,7 +47,11 @@ pub(super) struct Held {
 pub(super) enum Joined {
     Held(Box<Held>),
     /// Every item is done; only writing that down is left.
-    AllDone { connection: Connection, plan: Box<AttemptPlan>, folder: String },
+    AllDone {
+        connection: Box<Connection>,
+        plan: Box<AttemptPlan>,
+        folder: String,
+    },
     /// It was finished, or dropped, meanwhile.
     Done,
     /// Somebody else is on it, and there is nothing for one more to do.
@@ -106,7 +110,8 @@ impl Member<'_> {
         let name = database.name.as_str();
         loop {
             self.check()?;
-            let names = self.objects.names(&format!("{}/", state::database_folder(database.oid)))?;
+            let names =
+                self.objects.names(&format!("{}/", state::database_folder(database.oid)))?;
             let stage = Stage::of(&names);
             if stage.done {
                 return Ok(Joined::Done);
@@ -116,10 +121,8 @@ impl Member<'_> {
                     return Ok(Joined::Crowded);
                 }
                 // Somebody may have been faster between the look and the lock.
-                let again = self.objects.names(&format!(
-                    "{}/",
-                    state::database_folder(database.oid)
-                ))?;
+                let again =
+                    self.objects.names(&format!("{}/", state::database_folder(database.oid)))?;
                 if Stage::of(&again) != stage {
                     self.locks.unlock(&mut connection, name, Key::Snapshot)?;
                     continue;
@@ -131,7 +134,11 @@ impl Member<'_> {
                 return Err(BackupError::Internal(format!("{folder} has no plan")));
             };
             if stage.items_done >= plan.items.len() {
-                return Ok(Joined::AllDone { connection, plan: Box::new(plan), folder });
+                return Ok(Joined::AllDone {
+                    connection: Box::new(connection),
+                    plan: Box::new(plan),
+                    folder,
+                });
             }
             let batons = self.batons(&folder)?;
             let at_work = batons.iter().filter(|baton| !baton.left).count();
@@ -145,7 +152,7 @@ impl Member<'_> {
             }
             match self.adopt(connection, plan, &folder, &batons)? {
                 Adopted::Held(held) => return Ok(Joined::Held(held)),
-                Adopted::Not(free) => connection = free,
+                Adopted::Not(free) => connection = *free,
             }
             if self.locks.try_lock(&mut connection, name, Key::Snapshot)? {
                 let plan = self.objects.plan(&folder)?;
@@ -222,7 +229,9 @@ impl Member<'_> {
         self.pause_before(attempt)?;
         // pg_dump is one connection more, as a successor would be.
         let until = Instant::now() + ADOPTION_LIMIT;
-        while !self.locks.try_lock_everywhere(&mut connection, name, Key::Extra)? && Instant::now() < until {
+        while !self.locks.try_lock_everywhere(&mut connection, name, Key::Extra)?
+            && Instant::now() < until
+        {
             self.check()?;
             std::thread::sleep(LOOK_EVERY);
         }
@@ -277,7 +286,10 @@ impl Member<'_> {
         if !self.objects.put_plan(folder, &plan)? {
             return Err(BackupError::Internal(format!("{folder} was planned by somebody else")));
         }
-        self.put_baton(folder, &Baton { holder: holder.clone(), unlocked: Vec::new(), left: false })?;
+        self.put_baton(
+            folder,
+            &Baton { holder: holder.clone(), unlocked: Vec::new(), left: false },
+        )?;
         // Never without one of the two: nobody shall think that the snapshot is lost.
         self.locks.try_share(&mut connection, name, Key::Snapshot)?;
         self.locks.unlock(&mut connection, name, Key::Snapshot)?;
@@ -318,12 +330,12 @@ impl Member<'_> {
                 if shared {
                     self.locks.unlock(&mut connection, &name, Key::Snapshot)?;
                 }
-                return Ok(Adopted::Not(connection));
+                return Ok(Adopted::Not(Box::new(connection)));
             }
             let from = from.clone();
             return self.hold(connection, plan, folder, &from).map(Adopted::Held);
         }
-        Ok(Adopted::Not(connection))
+        Ok(Adopted::Not(Box::new(connection)))
     }
 
     /// Locks the tables of a snapshot that was taken over, and gives it on.
@@ -438,7 +450,7 @@ impl Member<'_> {
 enum Adopted {
     Held(Box<Held>),
     /// Nobody gave it; the connection is in no transaction.
-    Not(Connection),
+    Not(Box<Connection>),
 }
 
 /// Locks every table that the snapshot sees, without waiting, and gives those that could not be

@@ -242,9 +242,9 @@ impl<'m, 'a> Shift<'m, 'a> {
             }
             let journal = ItemJournal::open(None, id);
             let Held { connection, plan, .. } = &mut self.held;
-            let reading =
-                Reading { database: &plan.database.name, entries: &plan.entries, tools };
-            let slices = match read_parts(connection, &reading, &mut chunker, &item.parts, &journal) {
+            let reading = Reading { database: &plan.database.name, entries: &plan.entries, tools };
+            let slices = match read_parts(connection, &reading, &mut chunker, &item.parts, &journal)
+            {
                 Err(BackupError::UploadFailed) => {
                     tools.uploads.drain()?;
                     return Err(BackupError::UploadFailed);
@@ -369,13 +369,15 @@ impl<'m, 'a> Shift<'m, 'a> {
             let what = "the snapshot was given up by another lane".to_owned();
             return Err(BackupError::SnapshotGivenUp { database, attempt, what });
         }
-        member.sign(|| Some(Sighting {
-            database: plan.database.name.clone(),
-            oid: plan.database.oid,
-            attempt,
-            items: plan.items.len(),
-            items_done: self.done.len(),
-        }));
+        member.sign(|| {
+            Some(Sighting {
+                database: plan.database.name.clone(),
+                oid: plan.database.oid,
+                attempt,
+                items: plan.items.len(),
+                items_done: self.done.len(),
+            })
+        });
         if self.is_extra {
             let key = Key::Lane(member.lane.lane);
             let connection = &mut self.held.connection;
@@ -427,7 +429,8 @@ impl<'m, 'a> Shift<'m, 'a> {
         if !(0..plan.items.len()).any(|id| open(&id)) {
             return Ok(true);
         }
-        let (first, rest): (Vec<usize>, Vec<usize>) = self.todo.iter().partition(|id| is_wanted(**id));
+        let (first, rest): (Vec<usize>, Vec<usize>) =
+            self.todo.iter().partition(|id| is_wanted(**id));
         self.todo = first.into_iter().chain(rest).collect();
         Ok(false)
     }
@@ -451,8 +454,7 @@ impl<'m, 'a> Shift<'m, 'a> {
     fn end(mut self, stop: Stop) -> Result<Ended, BackupError> {
         self.settle()?;
         let database = self.held.plan.database.name.clone();
-        let baton =
-            Baton { holder: self.held.holder.clone(), unlocked: Vec::new(), left: true };
+        let baton = Baton { holder: self.held.holder.clone(), unlocked: Vec::new(), left: true };
         self.member.put_baton(&self.held.folder, &baton)?;
         let connection = &mut self.held.connection;
         session::run(connection, &database, "ending the snapshot", "COMMIT")?;

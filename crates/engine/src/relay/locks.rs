@@ -109,8 +109,7 @@ impl Locks {
         function: &str,
         key: Key,
     ) -> Result<bool, BackupError> {
-        let sql =
-            format!("SELECT pg_catalog.{function}({}, {})::int", self.run, key.number());
+        let sql = format!("SELECT pg_catalog.{function}({}, {})::int", self.run, key.number());
         let rows = session::rows(connection, database, "taking an advisory lock", &sql)?;
         let row = rows.first().ok_or_else(|| BackupError::Internal("no lock row".to_owned()))?;
         Ok(session::number::<u8>(row, 0, "advisory lock")? == 1)

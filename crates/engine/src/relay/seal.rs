@@ -87,8 +87,7 @@ impl Member<'_> {
             totals,
             holders,
         };
-        let value =
-            DatabaseDone { summary: Some(summary), losses: plan.losses, notes: plan.notes };
+        let value = DatabaseDone { summary: Some(summary), losses: plan.losses, notes: plan.notes };
         self.objects.put(done, &value, PutMode::Create)?;
         Ok(())
     }

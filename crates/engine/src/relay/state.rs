@@ -227,6 +227,7 @@ pub(super) fn baton_prefix(folder: &str) -> String {
 
 /// Batons are looked at from the newest: what sorts last was written by the latest generation.
 pub(super) fn baton_name(folder: &str, holder: &Holder) -> String {
-    let id: String = holder.baton.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    let id: String =
+        holder.baton.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
     format!("{folder}/baton-{:06}-{:03}-{id}.json", holder.generation, holder.lane)
 }
