@@ -427,10 +427,13 @@ fn dump_with_attempts(
 fn seal(run: &Run<'_>, started: Timestamp, parts: Parts) -> Result<Manifest, BackupError> {
     run.tools.uploads.drain()?;
     run.tools.progress.phase("sealing");
-    seal_parts(&run.tools.vault, &run.server, run.options, &run.facts.source, started, parts)
+    let vault = &run.tools.vault;
+    seal_parts(vault, &run.server, run.options, &run.facts.source, started, parts)
+        .map(|(manifest, _)| manifest)
 }
 
-/// Writes the manifest. Of several who do it for one request, all get the same one.
+/// Writes the manifest. Of several who do it for one request, all get the same one; the flag says
+/// who wrote it.
 pub(crate) fn seal_parts(
     vault: &Vault,
     server: &ServerName,
@@ -438,7 +441,7 @@ pub(crate) fn seal_parts(
     source: &Source,
     started: Timestamp,
     parts: Parts,
-) -> Result<Manifest, BackupError> {
+) -> Result<(Manifest, bool), BackupError> {
     let mut totals = Totals::default();
     for database in &parts.databases {
         totals += database.totals;
@@ -463,12 +466,12 @@ pub(crate) fn seal_parts(
             totals,
         };
         match vault.seal(&manifest) {
-            Ok(()) => return Ok(manifest),
+            Ok(()) => return Ok((manifest, true)),
             // Another backup began in the same second; or it is this request's, of a process that
             // was thought dead.
             Err(VaultError::BackupTaken(_)) => match vault.manifest(&id) {
                 Ok(taken) if request.is_some() && taken.request == manifest.request => {
-                    return Ok(taken);
+                    return Ok((taken, false));
                 }
                 // Perhaps it is this request's: the next try finds out.
                 Err(error @ VaultError::Store(_)) if request.is_some() => return Err(error.into()),

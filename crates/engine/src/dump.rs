@@ -46,6 +46,7 @@ pub(crate) struct Planning<'a> {
     pub(crate) facts: &'a ServerFacts,
     pub(crate) progress: &'a Progress,
     pub(crate) lanes: usize,
+    pub(crate) items_per_lane: u64,
 }
 
 /// A database that is in the vault, but for the manifest.
@@ -69,6 +70,7 @@ pub(crate) fn prepare(
         facts: run.facts,
         progress: &run.tools.progress,
         lanes: run.options.lanes,
+        items_per_lane: plan::ITEMS_PER_LANE,
     };
     prepare_on(leader, &planning, database, attempt, last)
 }
@@ -82,10 +84,10 @@ pub(crate) fn prepare_on(
     last: &LastCuts,
 ) -> Result<Prepared, BackupError> {
     let name = &database.name;
-    let &Planning { target, client, facts, progress, lanes } = planning;
+    let &Planning { target, client, facts, progress, lanes, items_per_lane } = planning;
     let encoding = database_encoding(&mut leader)?;
     let outline = outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
-    let mut plan = plan::plan(&outline.toc, &leader, last, lanes)?;
+    let mut plan = plan::plan(&outline.toc, &leader, last, lanes, items_per_lane)?;
     let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {
         Unreadable::ask(&mut leader.connection, name)?
     } else {

@@ -52,6 +52,13 @@ const OBJECTS_PER_SLICE: u32 = 1000;
 /// Largest item, bytes on disk: small enough that no lane is left alone for long at the end.
 const LARGEST_ITEM_BYTES: u64 = 64 << 20;
 
+/// Items for each lane of a backup by one process: the last ones are short enough that lanes end
+/// together.
+pub(crate) const ITEMS_PER_LANE: u64 = 8;
+
+/// Items for each lane that may be succeeded between any two of them.
+pub(crate) const ITEMS_PER_RELAY_LANE: u64 = 32;
+
 /// Most slices of an item, so that a database of empty tables is shared among lanes too.
 const MOST_SLICES_PER_ITEM: u64 = 200;
 
@@ -177,6 +184,7 @@ pub(crate) fn plan(
     leader: &Leader,
     last: &LastCuts,
     lanes: usize,
+    items_per_lane: u64,
 ) -> Result<Plan, BackupError> {
     let version = leader.connection.server_version_num();
     let objects = LargeObjectIds::of(toc)?;
@@ -195,7 +203,7 @@ pub(crate) fn plan(
         }
     }
     let bytes = entries.iter().map(|e| e.slices * e.slice_bytes).sum();
-    let items = items(&entries, lanes, bytes);
+    let items = items(&entries, lanes as u64 * items_per_lane, bytes);
     Ok(Plan { entries, items, bytes })
 }
 
@@ -392,8 +400,8 @@ impl LargeObjectIds {
 
 /// Whole tables first, the largest before all, then those in ranges, then the small ones: the last
 /// thing that runs is small.
-fn items(entries: &[PlannedEntry], lanes: usize, bytes: u64) -> VecDeque<Item> {
-    let fair_share = bytes / (lanes.max(1) as u64 * 8);
+fn items(entries: &[PlannedEntry], wanted: u64, bytes: u64) -> VecDeque<Item> {
+    let fair_share = bytes / wanted.max(1);
     let limit = fair_share.clamp(1 << 20, LARGEST_ITEM_BYTES);
     let mut order: Vec<usize> = (0..entries.len()).collect();
     order.sort_by_key(|&i| {
@@ -535,7 +543,7 @@ mod tests {
         let entries = [entry(1000, 8 << 20), entry(1, 100), entry(0, 1), entry(7, 3 << 20)];
         let bytes = entries.iter().map(|e| e.slices * e.slice_bytes).sum();
         let mut seen: HashMap<(usize, u64), u32> = HashMap::new();
-        for item in items(&entries, 2, bytes) {
+        for item in items(&entries, 16, bytes) {
             for part in item.parts {
                 for slice in part.first_slice..part.first_slice + part.slices {
                     *seen.entry((part.entry, slice)).or_default() += 1;

@@ -32,6 +32,7 @@ use flexkeep_vault::{RunId, RunState, Vault};
 
 pub(crate) use begin::refuse_live_relay;
 pub use begin::{Begun, begin};
+pub(crate) use sign::relay_progress;
 pub use sign::{LaneSign, Sighting, lane_signs};
 
 use crate::backup::{self, LastBackup};
@@ -165,8 +166,10 @@ pub fn run_lane(
         tools: &tools,
         successors,
         began: Instant::now(),
+        budget: effective_budget(options),
         looked: Mutex::default(),
         signed: Mutex::default(),
+        on: Mutex::default(),
     };
     let result = member.go_through(&last.cuts);
     match result {
@@ -182,6 +185,12 @@ pub fn run_lane(
         }
         result => result,
     }
+}
+
+/// A lane asks for its successor while there is time to wait for it.
+fn effective_budget(options: &LaneOptions) -> Duration {
+    let Some(deadline) = options.deadline else { return options.budget };
+    options.budget.min(deadline.saturating_duration_since(Instant::now()) * 3 / 4)
 }
 
 /// What came of a look at one database.
@@ -201,7 +210,7 @@ impl Member<'_> {
         let empty = LastCuts::new();
         let mut pending: Vec<&Database> = self.server.databases.iter().collect();
         let mut failures = 0;
-        self.sign(|| None);
+        self.sign();
         loop {
             self.check()?;
             let mut crowded = 0;
@@ -236,10 +245,10 @@ impl Member<'_> {
                 }
             }
             if pending.is_empty() {
-                return Ok(LaneEnd::Sealed(Box::new(self.seal()?)));
+                return self.seal();
             }
             if crowded == pending.len() {
-                self.sign(|| None);
+                self.sign();
                 if self.is_over_budget() || self.is_at_deadline() {
                     return Ok(LaneEnd::NotNeeded("others are on what is left"));
                 }
@@ -280,7 +289,9 @@ impl Member<'_> {
         }
         let (connection, plan, folder) = match self.join(connection, database, last, is_extra) {
             Ok(Joined::Held(held)) => {
-                let ended = self.work(*held, is_extra)?;
+                let ended = self.work(*held, is_extra);
+                self.is_on(None);
+                let ended = ended?;
                 if ended.stop == Stop::TimeUp {
                     return Ok(Looked::End(LaneEnd::HandedOver));
                 }

@@ -10,7 +10,9 @@ use flexkeep_vault::{RunId, ServerName, Vault, VaultError};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::error::BackupError;
 use crate::progress::{Progress, ProgressReading};
+use crate::relay;
 
 /// How often a run writes its progress into the vault. Short backups write none: a write that
 /// waits for the disk costs others time.
@@ -39,7 +41,7 @@ impl RunProgress {
     }
 }
 
-/// The last progress that a run has written, `None` if it has not yet.
+/// The last progress that a run has written, of all its lanes; `None` if it has not yet.
 pub fn run_progress(
     vault: &Vault,
     server: &ServerName,
@@ -48,7 +50,12 @@ pub fn run_progress(
     match vault.get_run_object(server, run, OBJECT) {
         // Only for people to look at: what cannot be read says nothing.
         Ok(body) => Ok(serde_json::from_slice(&body).ok()),
-        Err(VaultError::Store(error)) if error.kind == StoreErrorKind::NotFound => Ok(None),
+        Err(VaultError::Store(error)) if error.kind == StoreErrorKind::NotFound => {
+            match relay::relay_progress(vault, server, run) {
+                Err(BackupError::Vault(error)) => Err(error),
+                progress => Ok(progress.ok().flatten()),
+            }
+        }
         Err(error) => Err(error),
     }
 }

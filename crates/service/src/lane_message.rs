@@ -89,13 +89,13 @@ impl LaneMessage {
     /// The same lane after a failure.
     pub fn again(&self) -> (Self, SignedDuration) {
         let next = Self { failures: self.failures.saturating_add(1), ..self.clone() };
-        (next, delay(self.failures.saturating_add(1)))
+        (next, delay(self.failures.saturating_add(11)))
     }
 }
 
-/// 1, 2, 4, ... seconds.
+/// Ten times a second, as a hand-over takes no longer; then 2, 4, 8, ... seconds.
 fn delay(times: u32) -> SignedDuration {
-    SignedDuration::from_secs(2_i64.saturating_pow(times.min(10))).min(MAX_DELAY)
+    SignedDuration::from_secs(2_i64.saturating_pow(times.saturating_sub(10).min(10))).min(MAX_DELAY)
 }
 
 #[cfg(test)]

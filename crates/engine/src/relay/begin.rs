@@ -1,5 +1,6 @@
 //! The beginning of a run: one look at the server decides what is read.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use flexkeep_pg_copy::{self as pg, Connection};
@@ -17,7 +18,7 @@ use crate::error::BackupError;
 use crate::globals;
 use crate::progress::Progress;
 use crate::session;
-use crate::source;
+use crate::source::{self, Database};
 use crate::tools::ClientTools;
 
 /// How long after its last sign a run without any session on the server counts as dead: its
@@ -161,7 +162,8 @@ fn open(
     } else if !passwords {
         losses.extend(source::password_loss(connection)?);
     }
-    let bytes = size_of(connection)?;
+    let sizes = sizes_of(connection, &found.dump)?;
+    let bytes: u64 = sizes.iter().sum();
     progress.phase("roles");
     let stop = || progress.is_cancelled();
     let roles = globals::dump(&client, target, passwords, backup_options.attempts, &stop)?;
@@ -169,6 +171,7 @@ fn open(
     let plan = ServerPlan {
         facts,
         databases: found.dump,
+        sizes,
         losses,
         notes,
         globals: vault.put_meta(&roles)?,
@@ -192,14 +195,17 @@ fn open(
     Ok(Begun::Start(lanes(&record.run, plan.lanes, 0)))
 }
 
-/// Bytes on disk of all databases that can be asked.
-fn size_of(connection: &mut Connection) -> Result<u64, BackupError> {
-    const SQL: &str = "SELECT coalesce(sum(pg_catalog.pg_database_size(d.oid)), 0)::bigint \
+/// Bytes on disk of each database, 0 where it is gone or can't be asked.
+fn sizes_of(connection: &mut Connection, databases: &[Database]) -> Result<Vec<u64>, BackupError> {
+    const QUERY: &str = "sizes";
+    const SQL: &str = "SELECT d.oid, pg_catalog.pg_database_size(d.oid) \
          FROM pg_catalog.pg_database d WHERE NOT d.datistemplate \
          AND pg_catalog.has_database_privilege(d.oid, 'CONNECT')";
-    let rows = session::rows(connection, "", "asking for the databases' sizes", SQL)?;
-    let row = rows.first().ok_or_else(|| BackupError::Internal("no size".to_owned()))?;
-    session::number(row, 0, "sizes")
+    let mut sizes = HashMap::new();
+    for row in &session::rows(connection, "", "asking for the databases' sizes", SQL)? {
+        sizes.insert(session::number::<u32>(row, 0, QUERY)?, session::number(row, 1, QUERY)?);
+    }
+    Ok(databases.iter().map(|one| sizes.get(&one.oid).copied().unwrap_or(0)).collect())
 }
 
 /// Clears away what runs of this server left behind. The server's lock is held.

@@ -14,7 +14,7 @@ use super::locks::Key;
 use super::state::{self, AttemptPlan, Baton, Lost};
 use crate::dump::{self, Planning};
 use crate::error::{BackupError, chain};
-use crate::plan::LastCuts;
+use crate::plan::{ITEMS_PER_RELAY_LANE, LastCuts};
 use crate::session;
 use crate::snapshot::{self, Leader};
 use crate::source::Database;
@@ -265,6 +265,7 @@ impl Member<'_> {
             facts: &self.server.facts,
             progress: &self.tools.progress,
             lanes: self.lanes as usize,
+            items_per_lane: ITEMS_PER_RELAY_LANE,
         };
         let prepared = dump::prepare_on(leader, &planning, database, attempt, last)?;
         let leader = prepared.leader;

@@ -36,11 +36,14 @@ const IDLE: Duration = Duration::from_millis(100);
 /// How long a lane waits for its successor while another lane holds the snapshot too.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(60);
 
+/// After how long without any item done, claims of lanes without a sign are taken from them.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
 /// How old the sign of a lane that is surely alive may be.
 const FRESH: SignedDuration = SignedDuration::from_secs(15);
 
 /// How long before its deadline a lane goes, whoever holds the snapshot then.
-pub(super) const LAST_SECONDS: Duration = Duration::from_secs(5);
+pub(super) const LAST_SECONDS: Duration = Duration::from_secs(15);
 
 /// A lane of a run, with all that it needs besides a snapshot.
 pub(super) struct Member<'a> {
@@ -55,10 +58,14 @@ pub(super) struct Member<'a> {
     pub(super) tools: &'a ChunkTools,
     pub(super) successors: &'a dyn Successors,
     pub(super) began: Instant,
+    /// How long it works before it asks for its successor.
+    pub(super) budget: Duration,
     /// When the run was last found to be at work.
     pub(super) looked: Mutex<Option<Instant>>,
     /// When the last sign of life was written, and the bytes that were read then.
     pub(super) signed: Mutex<Option<(Instant, u64)>>,
+    /// What it works on, and its session's process on the server.
+    pub(super) on: Mutex<Option<(Sighting, i32)>>,
 }
 
 /// Why a lane stops working on a snapshot.
@@ -100,7 +107,7 @@ impl Member<'_> {
 
     /// Whether this lane should be succeeded.
     pub(super) fn is_over_budget(&self) -> bool {
-        self.began.elapsed() >= self.options.budget
+        self.began.elapsed() >= self.budget
     }
 
     /// Whether this lane has to go at once.
@@ -119,8 +126,11 @@ impl Member<'_> {
             let sender = sender;
             let (objects, written) = (&self.objects, &written);
             let folder = &folder;
-            let journaler =
-                scope.spawn(move || journaler::work(objects, folder, uploads, &receiver, written));
+            let journaler = scope.spawn(move || {
+                // A lane that reads a long item gives signs too, by this thread.
+                let sign = || self.sign();
+                journaler::work(objects, folder, uploads, &receiver, written, &sign);
+            });
             let mut shift = Shift::new(self, held, is_extra, written)?;
             let result = shift.run(&sender);
             drop(sender);
@@ -157,6 +167,8 @@ struct Shift<'m, 'a> {
     asked: Option<Instant>,
     listed: Instant,
     looked: Instant,
+    /// When something was last done, by this lane or by others.
+    moved: Instant,
 }
 
 impl<'m, 'a> Shift<'m, 'a> {
@@ -184,6 +196,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             asked: None,
             listed: now,
             looked: now,
+            moved: now,
         };
         shift.list()?;
         Ok(shift)
@@ -192,6 +205,9 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// Looks up which items are done.
     fn list(&mut self) -> Result<(), BackupError> {
         let names = self.member.objects.names(&state::item_prefix(&self.held.folder))?;
+        if names.len() > self.done.len() {
+            self.moved = Instant::now();
+        }
         self.done = names.iter().filter_map(|name| state::item_of(name)).collect();
         let (done, claimed) = (&self.done, &self.claimed);
         self.todo = self
@@ -217,6 +233,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             if self.look_around()? {
                 return Ok(Stop::TimeUp);
             }
+            self.free_what_is_stuck()?;
             if self.todo.is_empty() {
                 if self.claimed.is_empty() {
                     self.list()?;
@@ -255,6 +272,32 @@ impl<'m, 'a> Shift<'m, 'a> {
             // The receiver ends only with a failure, which is looked for in the next round.
             let _ = reads.send(Read { item: id, mark, journal, slices });
         }
+    }
+
+    /// Ends sessions that hold claims of lanes which have shown no sign for long: a process that was
+    /// stopped, or a machine that is cut off, without the server having noticed. To be called while
+    /// this lane has nothing to do.
+    fn free_what_is_stuck(&mut self) -> Result<(), BackupError> {
+        if self.moved.elapsed() < STUCK_AFTER {
+            return Ok(());
+        }
+        self.moved = Instant::now();
+        let member = self.member;
+        let objects = &member.objects;
+        let signs = lane_signs(&objects.vault, &objects.server, &objects.run)?;
+        let alive: Vec<i32> = signs
+            .iter()
+            .filter(|sign| Timestamp::now().duration_since(sign.at) < FRESH)
+            .filter_map(|sign| sign.backend)
+            .collect();
+        let database = self.held.plan.database.name.clone();
+        let ended = self.items.end_others(&mut self.held.connection, &database, &alive)?;
+        if ended > 0 {
+            member.tools.progress.message(format!(
+                "database {database:?}: {ended} sessions of lanes without a sign of life were ended"
+            ));
+        }
+        Ok(())
     }
 
     /// Gives claims back whose items are written down.
@@ -299,6 +342,7 @@ impl<'m, 'a> Shift<'m, 'a> {
                 continue;
             }
             self.claimed.insert(item);
+            self.moved = Instant::now();
             return Ok(Some(item));
         }
         // Somebody else has claimed each of them; some are done by now.
@@ -354,6 +398,7 @@ impl<'m, 'a> Shift<'m, 'a> {
     fn look_around(&mut self) -> Result<bool, BackupError> {
         let member = self.member;
         if member.is_at_deadline() {
+            self.ask_for_successor()?;
             return Ok(true);
         }
         let over = member.is_over_budget();
@@ -369,15 +414,15 @@ impl<'m, 'a> Shift<'m, 'a> {
             let what = "the snapshot was given up by another lane".to_owned();
             return Err(BackupError::SnapshotGivenUp { database, attempt, what });
         }
-        member.sign(|| {
-            Some(Sighting {
-                database: plan.database.name.clone(),
-                oid: plan.database.oid,
-                attempt,
-                items: plan.items.len(),
-                items_done: self.done.len(),
-            })
-        });
+        let on = Sighting {
+            database: database.clone(),
+            oid: plan.database.oid,
+            attempt,
+            items: plan.items.len(),
+            items_done: self.done.len(),
+        };
+        member.is_on(Some((on, self.held.connection.backend_pid())));
+        member.sign();
         if self.is_extra {
             let key = Key::Lane(member.lane.lane);
             let connection = &mut self.held.connection;
@@ -389,18 +434,22 @@ impl<'m, 'a> Shift<'m, 'a> {
         if !over {
             return Ok(false);
         }
-        let asked = match self.asked {
-            Some(asked) => asked,
-            None => {
-                member.successors.start(&member.lane.next()).map_err(BackupError::Successor)?;
-                *self.asked.insert(Instant::now())
-            }
-        };
+        let asked = self.ask_for_successor()?;
         if self.has_successor()? {
             return Ok(true);
         }
         // Where all places for lanes are taken by lanes that wait for one, somebody has to go.
         Ok(asked.elapsed() > SUCCESSOR_LIMIT && self.has_other()?)
+    }
+
+    /// Sends the successor's message, once; gives when that was.
+    fn ask_for_successor(&mut self) -> Result<Instant, BackupError> {
+        if let Some(asked) = self.asked {
+            return Ok(asked);
+        }
+        let member = self.member;
+        member.successors.start(&member.lane.next()).map_err(BackupError::Successor)?;
+        Ok(*self.asked.insert(Instant::now()))
     }
 
     /// Whether the next one of this lane holds the snapshot, and all the tables that are still to

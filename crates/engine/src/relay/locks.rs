@@ -159,6 +159,28 @@ impl ItemLocks {
         rows.first().map(|row| session::number(row, 0, "claim")).transpose()
     }
 
+    /// Ends the sessions of others that hold claims, except those of `alive`; gives how many.
+    pub(super) fn end_others(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        alive: &[i32],
+    ) -> Result<usize, BackupError> {
+        let alive: Vec<String> = alive.iter().map(i32::to_string).collect();
+        let sql = format!(
+            "SELECT pg_catalog.pg_terminate_backend(p.pid)::int FROM (\
+             SELECT DISTINCT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' \
+             AND l.granted AND l.objsubid = 2 AND l.classid = ({}::bigint & 4294967295)::oid \
+             AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d \
+                               WHERE d.datname = pg_catalog.current_database()) \
+             AND l.pid <> pg_catalog.pg_backend_pid() \
+             AND l.pid <> ALL ('{{{}}}'::int[])) p",
+            self.0,
+            alive.join(",")
+        );
+        Ok(session::rows(connection, database, "ending sessions without a lane", &sql)?.len())
+    }
+
     /// Gives claims back.
     pub(super) fn release(
         self,

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flexkeep_pg_copy::Connection;
-use flexkeep_vault::manifest::{DatabaseSummary, Holder, Manifest};
+use flexkeep_vault::manifest::{DatabaseSummary, Holder};
 use flexkeep_vault::store::PutMode;
 
+use super::LaneEnd;
 use super::lane::Member;
 use super::locks::Key;
 use super::state::{self, AttemptPlan, DatabaseDone, ItemDone};
@@ -124,7 +125,7 @@ impl Member<'_> {
     }
 
     /// Seals the backup, all of whose databases are done, and clears the run away.
-    pub(super) fn seal(&self) -> Result<Manifest, BackupError> {
+    pub(super) fn seal(&self) -> Result<LaneEnd, BackupError> {
         self.tools.progress.phase("sealing");
         let objects = &self.objects;
         let record = objects.vault.run(&objects.server, &objects.run)?;
@@ -147,7 +148,7 @@ impl Member<'_> {
             let reason = "every database was dropped during the backup".to_owned();
             return Err(BackupError::NothingToDo(reason));
         }
-        let manifest = backup::seal_parts(
+        let (manifest, own) = backup::seal_parts(
             &objects.vault,
             &objects.server,
             &self.options.backup,
@@ -159,6 +160,7 @@ impl Member<'_> {
             // Nothing depends on it: the next run of this server clears it away.
             tracing::warn!("cannot close run {}: {error}", objects.run);
         }
-        Ok(manifest)
+        let manifest = Box::new(manifest);
+        Ok(if own { LaneEnd::Sealed(manifest) } else { LaneEnd::AlreadySealed(manifest) })
     }
 }

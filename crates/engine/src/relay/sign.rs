@@ -1,5 +1,6 @@
 //! Signs of life: how far each lane is, for people and for whoever wonders whether a run is dead.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use flexkeep_vault::store::PutMode;
@@ -8,10 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::lane::Member;
-use super::state::{self, RunObjects};
+use super::state::{self, RunObjects, ServerPlan};
 use crate::backup;
 use crate::error::{BackupError, chain};
 use crate::progress::ProgressReading;
+use crate::report::RunProgress;
 
 /// How often a lane writes a sign.
 const SIGN_EVERY: Duration = Duration::from_secs(5);
@@ -32,6 +34,9 @@ pub struct LaneSign {
     /// What it works on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<Sighting>,
+    /// Its session's process on the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<i32>,
     /// Its time is up, and it waits for its successor.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
@@ -57,8 +62,13 @@ pub struct Sighting {
 }
 
 impl Member<'_> {
+    /// Says what this lane works on, in the signs to come.
+    pub(super) fn is_on(&self, on: Option<(Sighting, i32)>) {
+        *self.on.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = on;
+    }
+
     /// Writes a sign if it is time for one. Without it nothing is lost but the news.
-    pub(super) fn sign(&self, on: impl FnOnce() -> Option<Sighting>) {
+    pub(super) fn sign(&self) {
         let mut signed = self.signed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if signed.is_some_and(|(at, _)| at.elapsed() < SIGN_EVERY) {
             return;
@@ -69,13 +79,15 @@ impl Member<'_> {
             reading.read_bytes.saturating_sub(before).saturating_mul(1000) / millis
         });
         *signed = Some((Instant::now(), reading.read_bytes));
+        let on = self.on.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let sign = LaneSign {
             lane: self.lane.lane,
             generation: self.lane.generation,
             host: backup::hostname(),
             pid: std::process::id(),
             at: Timestamp::now(),
-            on: on(),
+            backend: on.as_ref().map(|(_, backend)| *backend),
+            on: on.map(|(on, _)| on),
             leaving: self.is_over_budget(),
             bytes_per_second,
             reading,
@@ -85,6 +97,45 @@ impl Member<'_> {
             tracing::warn!("cannot write the sign of lane {}: {}", sign.lane, chain(&error));
         }
     }
+}
+
+/// How far a run of several lanes is, `None` if it has none that gave a sign.
+pub(crate) fn relay_progress(
+    vault: &Vault,
+    server: &ServerName,
+    run: &RunId,
+) -> Result<Option<RunProgress>, BackupError> {
+    let signs = lane_signs(vault, server, run)?;
+    let objects = RunObjects { vault: vault.clone(), server: server.clone(), run: run.clone() };
+    let Some(at) = signs.iter().map(|sign| sign.at).max() else { return Ok(None) };
+    let Some(plan) = objects.get::<ServerPlan>(state::SERVER)? else { return Ok(None) };
+    let mut reading = ProgressReading::default();
+    for (database, &size) in plan.databases.iter().zip(&plan.sizes) {
+        reading.total_bytes += size;
+        let on =
+            signs.iter().filter_map(|sign| sign.on.as_ref()).filter(|on| on.oid == database.oid);
+        let newest = on.max_by_key(|on| (on.attempt, on.items_done));
+        if objects.has(&state::done_name(database.oid))? {
+            reading.done_bytes += size;
+        } else if let Some(on) = newest {
+            let part = u128::from(size) * on.items_done as u128 / on.items.max(1) as u128;
+            reading.done_bytes += u64::try_from(part).unwrap_or(size);
+        }
+    }
+    for sign in &signs {
+        reading.read_bytes += sign.reading.read_bytes;
+        reading.stored_bytes += sign.reading.stored_bytes;
+        reading.objects_done += sign.reading.objects_done;
+    }
+    reading.objects_total =
+        signs.iter().map(|sign| sign.reading.objects_total).max().unwrap_or_default();
+    let lanes = signs.iter().filter(|sign| sign.on.is_some()).count();
+    let names: BTreeSet<&str> =
+        signs.iter().filter_map(|sign| sign.on.as_ref()).map(|on| on.database.as_str()).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    reading.phase = format!("{lanes} lanes on {}", names.join(", "));
+    let bytes_per_second = signs.iter().map(|sign| sign.bytes_per_second).sum();
+    Ok(Some(RunProgress { at, bytes_per_second, reading }))
 }
 
 /// The last signs of a run's lanes, in their order; none of a run without a relay.

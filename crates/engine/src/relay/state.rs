@@ -34,6 +34,8 @@ const PLAN_LEVEL: i32 = 3;
 pub(super) struct ServerPlan {
     pub(super) facts: ServerFacts,
     pub(super) databases: Vec<Database>,
+    /// Bytes on disk of each, for the progress.
+    pub(super) sizes: Vec<u64>,
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
     pub(super) globals: ObjectRef,
