@@ -18,7 +18,7 @@ use app::{MINUTE, expect_server_free, request};
 const LOCK: Duration = Duration::from_secs(2);
 
 /// Tables of about a megabyte, each an item of its own.
-const TABLES: u32 = 40;
+const TABLES: u32 = 64;
 
 /// What all accounts have together.
 const MONEY: i64 = 100_000;

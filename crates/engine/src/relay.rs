@@ -23,6 +23,7 @@ mod seal;
 mod sign;
 mod state;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -170,6 +171,7 @@ pub fn run_lane(
         looked: Mutex::default(),
         signed: Mutex::default(),
         on: Mutex::default(),
+        had_session: AtomicBool::new(false),
     };
     let result = member.go_through(&last.cuts);
     match result {
@@ -268,6 +270,11 @@ impl Member<'_> {
         if self.objects.has(&state::done_name(database.oid))? {
             return Ok(Looked::Done);
         }
+        // The one before has sent for this lane, and stays until it is there. Another one that has
+        // the same number, or a later one, needs nobody: this is a late or second delivery.
+        if self.is_doubled()? {
+            return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
+        }
         let mut connection = match self.connect(name) {
             Ok(connection) => connection,
             Err(error) if error.is_database_gone() => {
@@ -276,17 +283,7 @@ impl Member<'_> {
             }
             Err(error) => return Err(error),
         };
-        let mut is_extra = false;
-        if !self.take_place(&mut connection, name)? {
-            // The one before is still at work; or this is a second delivery of its message.
-            if self.is_doubled()? {
-                return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
-            }
-            if !self.locks.try_lock_everywhere(&mut connection, name, Key::Extra)? {
-                return Ok(Looked::End(LaneEnd::Later("another lane is handed over")));
-            }
-            is_extra = true;
-        }
+        let is_extra = !self.take_place(&mut connection, name)?;
         let (connection, plan, folder) = match self.join(connection, database, last, is_extra) {
             Ok(Joined::Held(held)) => {
                 let ended = self.work(*held, is_extra);
@@ -323,10 +320,10 @@ impl Member<'_> {
         let until = Instant::now() + OWN_SESSION_LIMIT;
         loop {
             if self.locks.try_lock_everywhere(connection, database, key)? {
+                self.had_session.store(true, Ordering::Relaxed);
                 return Ok(true);
             }
-            let own = self.last_sign()?.is_some_and(|sign| self.is_own(&sign));
-            if !own || Instant::now() >= until {
+            if !self.had_session.load(Ordering::Relaxed) || Instant::now() >= until {
                 return Ok(false);
             }
             self.rest(IDLE / 5)?;

@@ -3,6 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,8 @@ pub(super) struct Member<'a> {
     pub(super) signed: Mutex<Option<(Instant, u64)>>,
     /// What it works on, and its session's process on the server.
     pub(super) on: Mutex<Option<(Sighting, i32)>>,
+    /// It has had this lane's place before, with a session that may not have ended yet.
+    pub(super) had_session: AtomicBool,
 }
 
 /// Why a lane stops working on a snapshot.
@@ -427,19 +430,30 @@ impl<'m, 'a> Shift<'m, 'a> {
             let key = Key::Lane(member.lane.lane);
             let connection = &mut self.held.connection;
             if member.locks.try_lock_everywhere(connection, &database, key)? {
-                member.locks.unlock(connection, &database, Key::Extra)?;
                 self.is_extra = false;
             }
         }
         if !over {
             return Ok(false);
         }
+        let connection = &mut self.held.connection;
+        if self.asked.is_none()
+            && !member.locks.try_lock_everywhere(connection, &database, Key::Extra)?
+        {
+            // Another lane is being succeeded.
+            return Ok(false);
+        }
         let asked = self.ask_for_successor()?;
         if self.has_successor()? {
             return Ok(true);
         }
-        // Where all places for lanes are taken by lanes that wait for one, somebody has to go.
-        Ok(asked.elapsed() > SUCCESSOR_LIMIT && self.has_other()?)
+        if asked.elapsed() < SUCCESSOR_LIMIT {
+            return Ok(false);
+        }
+        // Where all places for lanes are taken by lanes that wait for one, somebody has to go; and
+        // the others want to be succeeded too.
+        member.locks.unlock(&mut self.held.connection, &database, Key::Extra)?;
+        self.has_other()
     }
 
     /// Sends the successor's message, once; gives when that was.
@@ -499,7 +513,7 @@ impl<'m, 'a> Shift<'m, 'a> {
         }))
     }
 
-    /// Lets go of the snapshot.
+    /// Lets go of the snapshot, and of all locks but that of this lane's place.
     fn end(mut self, stop: Stop) -> Result<Ended, BackupError> {
         self.settle()?;
         let database = self.held.plan.database.name.clone();
@@ -508,6 +522,9 @@ impl<'m, 'a> Shift<'m, 'a> {
         let connection = &mut self.held.connection;
         session::run(connection, &database, "ending the snapshot", "COMMIT")?;
         self.member.locks.unlock(connection, &database, Key::Snapshot)?;
+        if self.asked.is_some() {
+            self.member.locks.unlock(connection, &database, Key::Extra)?;
+        }
         let Held { connection, plan, folder, .. } = self.held;
         Ok(Ended { stop, connection, plan, folder })
     }
