@@ -18,7 +18,7 @@ use app::{MINUTE, expect_server_free, request};
 const LOCK: Duration = Duration::from_secs(2);
 
 /// Tables of about a megabyte, each an item of its own.
-const TABLES: u32 = 64;
+const TABLES: u32 = 90;
 
 /// What all accounts have together.
 const MONEY: i64 = 100_000;
@@ -144,7 +144,7 @@ fn kill(pid: u32) {
 #[test]
 fn a_backup_of_twenty_times_a_lane_s_time_is_of_one_snapshot_through_twenty_hands() {
     let server = server();
-    let mut app = app_with(&server, 1, "lanes = 2\nmax_mb_per_second = 1\n");
+    let mut app = app_with(&server, 1, "lanes = 1\nmax_mb_per_second = 1\n");
     app.start(&server);
     let stop = AtomicBool::new(false);
     let (backup, most) = std::thread::scope(|scope| {
@@ -167,8 +167,8 @@ fn a_backup_of_twenty_times_a_lane_s_time_is_of_one_snapshot_through_twenty_hand
         assert_eq!(done.len(), 1, "{}", app.log());
         (done[0]["data"]["backup"].as_str().expect("a backup").to_owned(), most)
     });
-    // Two lanes, and one that takes over or plans.
-    assert!((2..=3).contains(&most), "{most} connections at once");
+    // One lane, and one that takes over or plans.
+    assert!((1..=2).contains(&most), "{most} connections at once");
     let database = bank(&app, &backup);
     assert_eq!(database["attempts"], 1, "{database:#}");
     let holders = database["holders"].as_array().expect("holders");

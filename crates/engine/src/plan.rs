@@ -57,7 +57,7 @@ const LARGEST_ITEM_BYTES: u64 = 64 << 20;
 pub(crate) const ITEMS_PER_LANE: u64 = 8;
 
 /// Items for each lane that may be succeeded between any two of them.
-pub(crate) const ITEMS_PER_RELAY_LANE: u64 = 32;
+pub(crate) const ITEMS_PER_RELAY_LANE: u64 = 64;
 
 /// Most slices of an item, so that a database of empty tables is shared among lanes too.
 const MOST_SLICES_PER_ITEM: u64 = 200;
