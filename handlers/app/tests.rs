@@ -7,7 +7,7 @@ use flexkeep_bus::BusConnection;
 use serde_json::Value;
 
 use super::*;
-use crate::settings::{BUS, EVENTS, POLICY, QUEUE, RESTORE_QUEUE};
+use crate::settings::{BUS, EVENTS, LANE_SECONDS, LANES_QUEUE, POLICY, QUEUE, RESTORE_QUEUE};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("handlers is in the checkout")
@@ -84,7 +84,9 @@ fn folders_hold_nothing_that_the_host_would_take_for_a_language() {
 #[test]
 fn settings_are_named_where_they_are_used_and_used_where_they_are_named() {
     let mut used: BTreeSet<String> =
-        [POLICY, BUS, QUEUE, RESTORE_QUEUE, EVENTS].map(str::to_owned).into();
+        [POLICY, BUS, QUEUE, LANES_QUEUE, LANE_SECONDS, RESTORE_QUEUE, EVENTS]
+            .map(str::to_owned)
+            .into();
     for (name, function) in function_jsons() {
         for binding in function["bindings"].as_array().expect("bindings") {
             for (key, value) in binding.as_object().expect("a binding") {
@@ -97,7 +99,11 @@ fn settings_are_named_where_they_are_used_and_used_where_they_are_named() {
                     used.insert(text.to_owned());
                 }
                 if key == "queueName" {
-                    let queue = if name == "restore" { RESTORE_QUEUE } else { QUEUE };
+                    let queue = match name.as_str() {
+                        "restore" => RESTORE_QUEUE,
+                        "lane" => LANES_QUEUE,
+                        _ => QUEUE,
+                    };
                     assert_eq!(text, format!("%{queue}%"), "{name}");
                 }
             }

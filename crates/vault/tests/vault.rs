@@ -333,6 +333,11 @@ fn backups_are_found_by_what_people_write() {
     assert!(matches!(ambiguous, VaultError::AmbiguousBackup { .. }), "{ambiguous}");
     let near = resolve("prod-a-20261122T225301Z").unwrap_err().to_string();
     assert!(near.contains("did you mean prod-a-20261122T225300Z"), "{near}");
+    // Its own manifest is gone; another backup of the same second is not what was asked for.
+    vault.data().delete("backups/prod-a.b/prod-a.b-20261121T225300Z.json").unwrap();
+    let gone = resolve("prod-a.b-20261121T225300Z").unwrap_err().to_string();
+    assert!(gone.contains("did you mean prod-a.b-20261121T225300Z-2"), "{gone}");
+    assert_eq!(resolve("prod-a.b-20261121").unwrap(), "prod-a.b-20261121T225300Z-2");
     let near = resolve("prd-a/latest").unwrap_err().to_string();
     assert!(near.contains("did you mean prod-a/latest"), "{near}");
     for wanted in ["", "/latest", "../latest", "x/y/latest", "\0"] {

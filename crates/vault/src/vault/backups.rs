@@ -212,6 +212,10 @@ impl Vault {
         if let Some(exact) = candidates.iter().position(|id| id.to_string() == wanted) {
             return Ok(candidates.swap_remove(exact));
         }
+        // And a whole id means no other backup, also where its own is gone.
+        if wanted.parse::<BackupId>().is_ok() {
+            candidates.clear();
+        }
         match candidates.len() {
             1 => Ok(candidates.remove(0)),
             0 => Err(self.no_such_backup(wanted)?),
