@@ -19,7 +19,9 @@ fn app_with_short_locks(server: &Server) -> TestApp {
     let app = TestApp::new(server);
     let queues = LocalQueues::open(&app.root().join("state/queues.db")).expect("a new file");
     let options = QueueOptions { lock_duration: LOCK, ..QueueOptions::default() };
-    queues.declare("backups", &options).expect("declared");
+    for queue in ["backups", "lanes"] {
+        queues.declare(queue, &options).expect("declared");
+    }
     app
 }
 

@@ -86,6 +86,8 @@ pub struct LaneOptions {
     pub backup: BackupOptions,
     /// How long a lane works before it sends its successor.
     pub budget: Duration,
+    /// Whoever worked on this before may have died: the server is asked who is at work.
+    pub delivered_again: bool,
     /// When it has to be gone, whether or not its successor holds the snapshot.
     pub deadline: Option<Instant>,
 }

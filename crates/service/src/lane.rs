@@ -110,6 +110,7 @@ impl Service {
         let options = LaneOptions {
             backup: self.backup_options(job),
             budget: self.options.lane_budget,
+            delivered_again: delivery > 1,
             deadline: job.deadline,
         };
         let sender = Sender {

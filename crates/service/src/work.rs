@@ -302,6 +302,7 @@ impl Service {
         let options = LaneOptions {
             backup: self.backup_options(job),
             budget: self.options.lane_budget,
+            delivered_again: job.delivery > 1,
             deadline: job.deadline,
         };
         let progress = Arc::new(Progress::default());

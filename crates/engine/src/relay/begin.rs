@@ -21,9 +21,9 @@ use crate::session;
 use crate::source::{self, Database};
 use crate::tools::ClientTools;
 
-/// How long after its last sign a run without any session on the server counts as dead: its
-/// messages may be on their way.
-const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(60);
+/// How long after the last sign of a run's lanes the server is asked whether they live: asking
+/// takes a connection.
+const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(15);
 
 /// How long a run of another request is left alone without any sign: its own request looks after
 /// it more often than that.
@@ -72,6 +72,7 @@ pub fn begin(
     let is_own = |record: &RunRecord| record.request.as_deref() == Some(request.id.as_str());
     let own = vault.list_runs(server)?.into_iter().find(is_own);
     if let Some(own) = &own
+        && !options.delivered_again
         && own.state == RunState::Running
         && last_sign(vault, own)?.is_some_and(|at| age(at) < SILENT_AFTER)
     {
