@@ -81,7 +81,7 @@ fn the_same_input_gives_the_same_zip_with_the_layout_and_modes_that_the_host_wan
     }
     let functions: Vec<&str> =
         names.iter().filter_map(|n| n.strip_suffix("/function.json")).collect();
-    assert_eq!(functions, ["api", "backup", "schedule"]);
+    assert_eq!(functions, ["api", "backup", "lane", "restore", "schedule"]);
     for function in functions {
         let files = names.iter().filter(|n| n.starts_with(&format!("{function}/"))).count();
         assert_eq!(files, 1, "the host takes another file of {function} for its script");

@@ -24,6 +24,7 @@ mod sign;
 mod state;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -175,17 +176,22 @@ pub fn run_lane(
         on: Mutex::default(),
         had_session: AtomicBool::new(false),
     };
-    let result = member.go_through(&last.cuts);
+    let result = match member.go_through_with_signs(&last.cuts) {
+        Err(error) if !error.may_pass() || matches!(error, BackupError::SnapshotsLost { .. }) => {
+            if vault.fail_run(name, &lane.run, &chain(&error))? {
+                return Err(error);
+            }
+            // It was over before: what became of it is not for this lane to say.
+            Err(BackupError::RunOver)
+        }
+        result => result,
+    };
     match result {
         Err(BackupError::RunOver) => {
             match vault.backup_for_request(name, &request.id, request.since)? {
                 Some(sealed) => Ok(LaneEnd::AlreadySealed(Box::new(sealed))),
                 None => Ok(LaneEnd::NotNeeded("the run is over")),
             }
-        }
-        Err(error) if !error.may_pass() || matches!(error, BackupError::SnapshotsLost { .. }) => {
-            vault.fail_run(name, &lane.run, &chain(&error))?;
-            Err(error)
         }
         result => result,
     }
@@ -206,6 +212,29 @@ enum Looked {
 }
 
 impl Member<'_> {
+    /// The work, with signs of life from a thread beside it, whatever the work waits for.
+    fn go_through_with_signs(
+        &self,
+        cuts: &std::collections::HashMap<String, LastCuts>,
+    ) -> Result<LaneEnd, BackupError> {
+        // A late delivery must not pass for the one that is at work.
+        if self.last_sign()?.is_some_and(|sign| sign.generation > self.lane.generation) {
+            return Ok(LaneEnd::NotNeeded("its successor is at work"));
+        }
+        std::thread::scope(|scope| {
+            let (end, ended) = mpsc::channel::<()>();
+            scope.spawn(move || {
+                self.sign();
+                while ended.recv_timeout(IDLE) == Err(RecvTimeoutError::Timeout) {
+                    self.sign();
+                }
+            });
+            let result = self.go_through(cuts);
+            drop(end);
+            result
+        })
+    }
+
     /// Works on one database after the other until all are done.
     fn go_through(
         &self,
@@ -214,7 +243,6 @@ impl Member<'_> {
         let empty = LastCuts::new();
         let mut pending: Vec<&Database> = self.server.databases.iter().collect();
         let mut failures = 0;
-        self.sign();
         loop {
             self.check()?;
             let mut crowded = 0;
@@ -252,7 +280,6 @@ impl Member<'_> {
                 return self.seal();
             }
             if crowded == pending.len() {
-                self.sign();
                 if self.is_over_budget() || self.is_at_deadline() {
                     return Ok(LaneEnd::NotNeeded("others are on what is left"));
                 }
@@ -272,11 +299,13 @@ impl Member<'_> {
         if self.objects.has(&state::done_name(database.oid))? {
             return Ok(Looked::Done);
         }
-        // The one before has sent for this lane, and stays until it is there. Another one that has
-        // the same number, or a later one, needs nobody: this is a late or second delivery.
-        if self.is_doubled()? {
-            return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
+        // A later one means that this one is late; another one of the same number that it was
+        // delivered twice, or that the other one has died.
+        let sign = self.last_sign()?.filter(|sign| !self.is_own(sign) && sign::is_fresh(sign));
+        if sign.as_ref().is_some_and(|sign| sign.generation > self.lane.generation) {
+            return Ok(Looked::End(LaneEnd::NotNeeded("its successor is at work")));
         }
+        let has_twin = sign.is_some_and(|sign| sign.generation == self.lane.generation);
         let mut connection = match self.connect(name) {
             Ok(connection) => connection,
             Err(error) if error.is_database_gone() => {
@@ -285,7 +314,11 @@ impl Member<'_> {
             }
             Err(error) => return Err(error),
         };
+        // The one before has sent for this lane, and stays until it is there.
         let is_extra = !self.take_place(&mut connection, name)?;
+        if is_extra && has_twin {
+            return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
+        }
         let (connection, plan, folder) = match self.join(connection, database, last, is_extra) {
             Ok(Joined::Held(held)) => {
                 let ended = self.work(*held, is_extra);
@@ -330,13 +363,6 @@ impl Member<'_> {
             }
             self.rest(IDLE / 5)?;
         }
-    }
-
-    /// Whether this very lane, or a later one in its place, has given a sign.
-    fn is_doubled(&self) -> Result<bool, BackupError> {
-        Ok(self
-            .last_sign()?
-            .is_some_and(|sign| sign.generation >= self.lane.generation && !self.is_own(&sign)))
     }
 
     /// The last sign of this lane, of whatever generation.

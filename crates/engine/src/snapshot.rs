@@ -148,8 +148,10 @@ impl Leader {
 }
 
 /// The guard against TRUNCATE, rewrites, and drops between listing, lock and snapshot, for all
-/// tables or for those with the oids of `only`. `pg_relation_filenode` and `to_regclass` look at
-/// the newest catalog, the query itself at the snapshot's. To be asked with the locks held.
+/// tables or for those with the oids of `only`. `pg_relation_filenode`, `to_regclass` and
+/// `pg_identify_object` look at the newest catalog, the query itself at the snapshot's. To be asked
+/// with the locks held. Columns count too: one that was dropped and made again under its name has
+/// the new one's values in every row, and nothing was rewritten.
 pub(crate) fn refuse_swapped(
     connection: &mut Connection,
     database: &str,
@@ -165,7 +167,13 @@ pub(crate) fn refuse_swapped(
          WHERE {LOCKABLE}{only} AND (c.relfilenode <> 0 \
          AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid) \
          OR c.oid IS DISTINCT FROM pg_catalog.to_regclass(\
-           pg_catalog.format('%I.%I', n.nspname, c.relname))) ORDER BY 1"
+           pg_catalog.format('%I.%I', n.nspname, c.relname)) \
+         OR (SELECT pg_catalog.count(*) FROM pg_catalog.pg_attribute a \
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+             AND (pg_catalog.pg_identify_object(\
+               'pg_catalog.pg_class'::pg_catalog.regclass, c.oid, a.attnum)).identity \
+             IS DISTINCT FROM pg_catalog.format('%I.%I.%I', n.nspname, c.relname, a.attname)\
+             ) > 0) ORDER BY 1"
     );
     let swapped = session::rows(connection, database, "checking the locked tables", &sql)?;
     if swapped.is_empty() {

@@ -220,7 +220,12 @@ impl Drill {
         let databases = self.databases(&manifest)?;
         for name in &databases {
             if !manifest.databases.iter().any(|one| one.name == *name) {
-                result.problems.push(format!("backup {backup} has no database {name:?}"));
+                let have: Vec<&str> =
+                    manifest.databases.iter().map(|one| one.name.as_str()).take(5).collect();
+                result.problems.push(format!(
+                    "backup {backup} has no database {name:?}; it has {}",
+                    have.join(", ")
+                ));
             }
         }
         if databases.is_empty() {
@@ -228,19 +233,44 @@ impl Drill {
                 "there is nothing to restore: no database of backup {backup} has rows"
             ));
         }
-        Ok(result.problems.is_empty().then_some((backup, databases)))
+        let go_on = result.problems.is_empty();
+        if self.databases.is_empty() && *self.drill.databases() == DrillDatabases::Rotate {
+            for one in self.drill.assertions() {
+                let Some(of) = one.database() else { continue };
+                if !manifest.databases.iter().any(|database| database.name == of) {
+                    result.problems.push(format!(
+                        "assertion {:?} is about database {of:?}, which backup {backup} does not \
+                         have",
+                        one.name()
+                    ));
+                }
+            }
+        }
+        Ok(go_on.then_some((backup, databases)))
     }
 
     fn databases(&self, manifest: &Manifest) -> Result<Vec<String>, DrillError> {
         if !self.databases.is_empty() {
-            return Ok(self.databases.clone());
+            let mut names: Vec<String> = Vec::new();
+            for name in &self.databases {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+            return Ok(names);
         }
         let all = manifest.databases.iter();
         Ok(match self.drill.databases() {
             DrillDatabases::Named(names) => names.clone(),
             DrillDatabases::All => all.map(|one| one.name.clone()).collect(),
             DrillDatabases::Rotate => {
-                let with_rows = all.filter(|one| one.totals.rows + one.totals.large_objects > 0);
+                // A database with an assertion stays in it when it has lost its rows: that is what
+                // the assertion is for.
+                let assertions = self.drill.assertions();
+                let asserted = |name: &str| assertions.iter().any(|a| a.database() == Some(name));
+                let with_rows = all.filter(|one| {
+                    one.totals.rows + one.totals.large_objects > 0 || asserted(&one.name)
+                });
                 let names: Vec<&str> = with_rows.map(|one| one.name.as_str()).collect();
                 let (record, _) = Record::read(&self.vault, self.server())?;
                 record.drill.next_database(&names).map(str::to_owned).into_iter().collect()

@@ -104,11 +104,13 @@ impl Record {
         if let Fate::PutOff { why, .. } | Fate::Failed { why } = &mut note.fate {
             *why = cut(why);
         }
-        // A lane may put its request off while another one has sealed the backup.
+        // A lane may put its request off while another one has sealed the backup, or given it up.
         if matches!(note.fate, Fate::PutOff { .. })
-            && self
-                .note_of(&note.request)
-                .is_some_and(|known| matches!(known.fate, Fate::Sealed { .. }))
+            && self.note_of(&note.request).is_some_and(|known| match known.fate {
+                Fate::Sealed { .. } => true,
+                Fate::Failed { .. } => note.attempt <= known.attempt,
+                Fate::PutOff { .. } => false,
+            })
         {
             return;
         }

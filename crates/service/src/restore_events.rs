@@ -74,6 +74,14 @@ impl Events {
         data["why"] = json!(cut(why));
         data["backup"] = json!(backup);
         let about = if message.drill.is_some() { About::DrillFailed } else { About::RestoreFailed };
+        let event = self.of_restore(about, message, "failed", data.clone());
+        if event.to_json().is_ok() {
+            return event;
+        }
+        // The report fitted before the reason came to it; the counts stay.
+        for list in ["databases", "not_begun", "roles_created", "to_do"] {
+            data[list] = json!([]);
+        }
         self.of_restore(about, message, "failed", data)
     }
 

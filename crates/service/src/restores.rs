@@ -16,7 +16,7 @@ use flexkeep_engine::{
     chain,
 };
 use flexkeep_pg_copy::Config;
-use flexkeep_policy::{DrillNote, Policy};
+use flexkeep_policy::{DrillDatabases, DrillNote, Policy};
 use flexkeep_vault::{BackupId, Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -236,11 +236,16 @@ impl Service {
             if let Ok(joined) = result {
                 let died = |error| ServiceError::Internal(format!("the restore died: {error}"));
                 return Ok(match joined.map_err(died)? {
-                    Err(Setback::Passing(_)) if stopped => Err(Setback::Busy(format!(
-                        "the {} was stopped before the function's time limit (functionTimeout in \
-                         host.json)",
-                        job.message.what()
-                    ))),
+                    Err(Setback::Passing(_)) if stopped => {
+                        let why = format!(
+                            "the {} was stopped before the function's time limit \
+                             (functionTimeout in host.json)",
+                            job.message.what()
+                        );
+                        // A restore goes on where it was; a drill begins anew each time.
+                        let begins_anew = job.message.drill.is_some();
+                        Err(if begins_anew { Setback::Passing(why) } else { Setback::Busy(why) })
+                    }
                     other => other,
                 });
             }
@@ -265,8 +270,7 @@ impl Service {
                     RestoreFate::Completed,
                 ),
                 Done::Drilled(drilled) => {
-                    let (drill, result) = drilled.as_ref();
-                    drill.note(result)?;
+                    let result = &drilled.1;
                     let fate = match result.why() {
                         None => RestoreFate::Passed,
                         Some(why) => RestoreFate::Failed { why },
@@ -274,7 +278,15 @@ impl Service {
                     (job.events.drilled(&job.message, result), fate)
                 }
             };
-            job.end(event, fate)
+            // First what is told, then what is for people and the rotation: a drill that is held
+            // again must not tell of another database that it passed.
+            let event = job.end(event, fate)?;
+            if let Done::Drilled(drilled) = &done
+                && let Err(error) = drilled.0.note(&drilled.1)
+            {
+                tracing::error!("the drill's result is not in the status: {}", chain(&error));
+            }
+            Ok(event)
         })
         .await?
     }
@@ -333,7 +345,14 @@ impl Service {
         };
         match written {
             Ok(event) => self.tell_end(job, event).await,
-            Err(error) => self.put_restore_off(message, None, Setback::Busy(chain(&error))).await,
+            Err(error) if message.waits < MAX_WAITS => {
+                self.put_restore_off(message, None, Setback::Busy(chain(&error))).await
+            }
+            Err(error) => {
+                tracing::error!("its end cannot be written down: {}", chain(&error));
+                self.tell(&job.events.restore_failed(message, None, &why, None)).await?;
+                Ok(RestoreWorked::Failed { why })
+            }
         }
     }
 
@@ -498,7 +517,7 @@ impl Job {
         let record = self.change(|_| {}).map_err(|error| Setback::Passing(chain(&error)))?;
         // Whether it had begun and was loaded, as far as this delivery knows.
         let known = Cell::new((record.begun, record.ending.is_some()));
-        let result = self.restore_into(backup, &into, &mut options, record, &known, progress);
+        let result = self.restore_into(backup, &into, &mut options, &known, progress);
         match result {
             // What is in its way may be its own doing: of a delivery that works on it too, or did
             // until just now. Whoever looks again sees what came of that.
@@ -522,12 +541,18 @@ impl Job {
         backup: &BackupId,
         into: &Config,
         options: &mut RestoreOptions,
-        record: RestoreRecord,
         known: &Cell<(bool, bool)>,
         progress: &Arc<Progress>,
     ) -> Result<Value, Setback> {
         let interrupted = engine::is_interrupted(&self.vault, backup, into, options)
             .map_err(|error| self.of_restore(&error))?;
+        // Read after the journals were looked for: what another delivery has completed by then says
+        // so, and is not to be cleaned away.
+        let record = self.change(|_| {}).map_err(|error| Setback::Passing(chain(&error)))?;
+        if record.event.is_some() {
+            return Err(Setback::Busy("another delivery has ended this request".to_owned()));
+        }
+        known.set((record.begun, record.ending.is_some()));
         if let (false, Some(ending)) = (interrupted, &record.ending) {
             return Ok(ending.clone());
         }
@@ -605,18 +630,29 @@ impl Job {
     }
 
     fn give_up(&self, why: &str, report: Option<Value>) -> Result<CloudEvent, ServiceError> {
-        let known = self.record()?.and_then(|record| record.backup);
+        let record = self.record()?;
+        let databases = record.as_ref().map(|one| one.databases.clone()).unwrap_or_default();
+        let known = record.and_then(|record| record.backup);
         let backup = known.or_else(|| self.message.backup().map(|id| id.to_string()));
-        if self.message.drill.is_some() {
+        if let Some(order) = &self.message.drill {
+            let rotates = order.databases.is_empty()
+                && self
+                    .policy
+                    .drill(self.message.server.as_str())
+                    .is_some_and(|drill| *drill.databases() == DrillDatabases::Rotate);
             let note = DrillNote {
                 request: self.message.request.clone(),
                 at: Timestamp::now(),
                 passed: false,
                 backup: backup.clone(),
-                databases: Vec::new(),
+                databases: databases.iter().take(20).cloned().collect(),
                 why: Some(cut(why)),
             };
             Record::change(&self.vault, &self.message.server, |record| {
+                // The next drill is of another database, however this one fared.
+                if rotates && let Some(last) = databases.last() {
+                    record.drill.last_database = Some(last.clone());
+                }
                 record.drill.last = Some(note.clone());
             })?;
         }

@@ -269,7 +269,7 @@ impl Service {
             Err(error) => return self.set_job_back(job, of_vault(&error)).await,
         };
         match record.note_of(&message.request) {
-            Some(note) if note.attempt > message.attempt => {
+            Some(note) if note.attempt > message.attempt && message.requested <= note.at => {
                 let why = format!("try {} of this request goes on", note.attempt);
                 return Ok(Worked::NotNeeded { why });
             }
@@ -437,9 +437,10 @@ impl Service {
             tracing::warn!("backup {backup} is sealed, without: {}", kinds.join(", "));
         }
         let told = async {
+            // Told first: who finds it noted takes it for told. Twice does no harm.
+            self.tell(&job.events.completed(&job.message, manifest)).await?;
             let fate = Fate::Sealed { backup: backup.clone() };
             self.remember(job, Some(Outcome::Success), fate).await?;
-            self.tell(&job.events.completed(&job.message, manifest)).await?;
             self.tell_owed(&job.vault, &job.message.server).await
         };
         match told.await {

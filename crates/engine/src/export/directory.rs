@@ -319,7 +319,11 @@ impl Output {
             let old = self.final_path.with_file_name(format!(".{name}.old"));
             remove(&old).map_err(failed("replace"))?;
             fs::rename(&self.final_path, &old).map_err(failed("replace"))?;
-            fs::rename(&self.partial_path, &self.final_path).map_err(failed("finish"))?;
+            if let Err(source) = fs::rename(&self.partial_path, &self.final_path) {
+                // The earlier one again; if that fails too, it stays beside.
+                let _ = fs::rename(&old, &self.final_path);
+                return Err(failed("finish")(source));
+            }
             self.finished = true;
             remove(&old).map_err(failed("replace"))?;
         } else {

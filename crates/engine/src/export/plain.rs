@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use flate2::write::GzEncoder;
 use flexkeep_pg_archive::{Toc, Version};
+use flexkeep_vault::contents::EntryKind;
 
 use super::ExportError;
 use super::composer::{ArchiveOut, ComposeError};
@@ -72,7 +73,15 @@ pub(super) fn write(
     if options.create {
         command.arg("--create");
     }
-    let sink = Sink::create(options, name, false, source.estimate(&toc))?;
+    // Large objects are written in hexadecimal, twice as long.
+    let objects: u64 = source
+        .entries
+        .iter()
+        .filter(|entry| entry.kind == EntryKind::LargeObjects)
+        .flat_map(|entry| &entry.chunks)
+        .map(|chunk| u64::from(chunk.raw_bytes))
+        .sum();
+    let sink = Sink::create(options, name, false, source.estimate(&toc) + objects + objects / 8)?;
     let mut text = Encoder::new(sink, options.compression)
         .map_err(|error| sink::write_error(options, name, error))?;
     let (mut running, input) = RunningTool::start_with_input(&mut command, PG_RESTORE)?;

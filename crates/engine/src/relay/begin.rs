@@ -125,7 +125,12 @@ fn go_on(
     let Some(plan) = objects.get::<ServerPlan>(state::SERVER)? else { return Ok(None) };
     let locks = Locks::of(vault, &record.server, &record.run);
     if locks.any_lane(connection)? {
-        return Ok(Some(Begun::AtWork { run: record.run }));
+        let sign = last_sign(vault, &record)?.unwrap_or(record.started);
+        if age(sign) < ABANDONED_AFTER {
+            return Ok(Some(Begun::AtWork { run: record.run }));
+        }
+        // Sessions of processes that were stopped: they would hold the run up for ever.
+        locks.end_all(connection)?;
     }
     let signs = lane_signs(vault, &record.server, &record.run)?;
     let generation = signs.iter().map(|sign| sign.generation + 1).max().unwrap_or(0);

@@ -329,7 +329,7 @@ impl Member<'_> {
             if !shared || self.objects.has(&state::lost_name(folder))? {
                 session::run(&mut connection, &name, "giving up a snapshot", "ROLLBACK")?;
                 if shared {
-                    self.locks.unlock(&mut connection, &name, Key::Snapshot)?;
+                    self.locks.unshare(&mut connection, &name, Key::Snapshot)?;
                 }
                 return Ok(Adopted::Not(Box::new(connection)));
             }

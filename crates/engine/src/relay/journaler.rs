@@ -53,21 +53,19 @@ impl Written {
     }
 }
 
-/// Writes what comes in until nobody sends any more; calls `sign` many times a second.
+/// Writes what comes in until nobody sends any more.
 pub(super) fn work(
     objects: &RunObjects,
     folder: &str,
     uploads: &Uploads,
     reads: &Receiver<Read>,
     written: &Written,
-    sign: &dyn Fn(),
 ) {
     let mut waiting: Vec<Read> = Vec::new();
     let mut lengths: HashMap<ContentHash, u64> = HashMap::new();
     let mut synced = Instant::now();
     let mut open = true;
     while open || !waiting.is_empty() {
-        sign();
         if open {
             match reads.recv_timeout(LOOK_EVERY) {
                 Ok(read) => waiting.push(read),

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use flexkeep_pg_copy::{self as pg, Connection};
 use flexkeep_vault::RunState;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::join::{self, Held, Locked};
 use super::journaler::{self, Read, Written};
 use super::locks::{ItemLocks, Key, Locks};
-use super::sign::{Sighting, lane_signs};
+use super::sign::{FRESH, Sighting, lane_signs};
 use super::state::{self, AttemptPlan, Baton, RunObjects, ServerPlan};
 use super::{Lane, LaneOptions, Successors};
 use crate::chunker::{ChunkTools, Chunker};
@@ -40,8 +40,8 @@ const SUCCESSOR_LIMIT: Duration = Duration::from_secs(60);
 /// After how long without any item done, claims of lanes without a sign are taken from them.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
-/// How old the sign of a lane that is surely alive may be.
-const FRESH: SignedDuration = SignedDuration::from_secs(15);
+/// How long signs are listened for before that.
+const LISTEN_FOR: Duration = Duration::from_secs(15);
 
 /// How long before its deadline a lane goes, whoever holds the snapshot then.
 pub(super) const LAST_SECONDS: Duration = Duration::from_secs(15);
@@ -129,11 +129,8 @@ impl Member<'_> {
             let sender = sender;
             let (objects, written) = (&self.objects, &written);
             let folder = &folder;
-            let journaler = scope.spawn(move || {
-                // A lane that reads a long item gives signs too, by this thread.
-                let sign = || self.sign();
-                journaler::work(objects, folder, uploads, &receiver, written, &sign);
-            });
+            let journaler =
+                scope.spawn(move || journaler::work(objects, folder, uploads, &receiver, written));
             let mut shift = Shift::new(self, held, is_extra, written)?;
             let result = shift.run(&sender);
             drop(sender);
@@ -172,6 +169,9 @@ struct Shift<'m, 'a> {
     looked: Instant,
     /// When something was last done, by this lane or by others.
     moved: Instant,
+    /// Sessions of lanes that gave a sign since nothing moves, and when it was last listened for.
+    heard: HashSet<i32>,
+    listened: Instant,
 }
 
 impl<'m, 'a> Shift<'m, 'a> {
@@ -200,9 +200,25 @@ impl<'m, 'a> Shift<'m, 'a> {
             listed: now,
             looked: now,
             moved: now,
+            heard: HashSet::new(),
+            listened: now,
         };
         shift.list()?;
+        shift.show();
         Ok(shift)
+    }
+
+    /// Has the lane's signs say what it works on, and with which session.
+    fn show(&self) {
+        let plan = &self.held.plan;
+        let on = Sighting {
+            database: plan.database.name.clone(),
+            oid: plan.database.oid,
+            attempt: plan.attempt,
+            items: plan.items.len(),
+            items_done: self.done.len(),
+        };
+        self.member.is_on(Some((on, self.held.connection.backend_pid())));
     }
 
     /// Looks up which items are done.
@@ -271,6 +287,7 @@ impl<'m, 'a> Shift<'m, 'a> {
                 }
                 slices => slices?,
             };
+            self.moved = Instant::now();
             let mark = tools.uploads.mark();
             // The receiver ends only with a failure, which is looked for in the next round.
             let _ = reads.send(Read { item: id, mark, journal, slices });
@@ -282,17 +299,25 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// this lane has nothing to do.
     fn free_what_is_stuck(&mut self) -> Result<(), BackupError> {
         if self.moved.elapsed() < STUCK_AFTER {
+            self.heard.clear();
             return Ok(());
         }
-        self.moved = Instant::now();
+        if self.listened.elapsed() < LOOK_EVERY {
+            return Ok(());
+        }
+        self.listened = Instant::now();
         let member = self.member;
         let objects = &member.objects;
         let signs = lane_signs(&objects.vault, &objects.server, &objects.run)?;
-        let alive: Vec<i32> = signs
-            .iter()
-            .filter(|sign| Timestamp::now().duration_since(sign.at) < FRESH)
-            .filter_map(|sign| sign.backend)
-            .collect();
+        let now = Timestamp::now();
+        let fresh = signs.iter().filter(|sign| now.duration_since(sign.at) < FRESH);
+        self.heard.extend(fresh.filter_map(|sign| sign.backend));
+        // In a hand-over two write the sign of one lane in turn; in this time both are heard.
+        if self.moved.elapsed() < STUCK_AFTER + LISTEN_FOR {
+            return Ok(());
+        }
+        self.moved = Instant::now();
+        let alive: Vec<i32> = self.heard.drain().collect();
         let database = self.held.plan.database.name.clone();
         let ended = self.items.end_others(&mut self.held.connection, &database, &alive)?;
         if ended > 0 {
@@ -382,9 +407,8 @@ impl<'m, 'a> Shift<'m, 'a> {
         if tables.is_empty() {
             return Ok(true);
         }
-        if !matches!(join::try_lock(connection, database, &tables)?, Locked::Yes) {
-            return Ok(false);
-        }
+        // A table that is gone can't be locked: that it is gone is found by the check.
+        let locked = matches!(join::try_lock(connection, database, &tables)?, Locked::Yes);
         let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
         let checked = snapshot::refuse_swapped(connection, database, Some(&oids));
         if let Err(BackupError::Changed { what, .. }) = &checked {
@@ -392,6 +416,9 @@ impl<'m, 'a> Shift<'m, 'a> {
             self.member.lose(folder, database, plan.attempt, &reason)?;
         }
         checked?;
+        if !locked {
+            return Ok(false);
+        }
         unlocked.retain(|oid| !oids.contains(oid));
         Ok(true)
     }
@@ -417,15 +444,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             let what = "the snapshot was given up by another lane".to_owned();
             return Err(BackupError::SnapshotGivenUp { database, attempt, what });
         }
-        let on = Sighting {
-            database: database.clone(),
-            oid: plan.database.oid,
-            attempt,
-            items: plan.items.len(),
-            items_done: self.done.len(),
-        };
-        member.is_on(Some((on, self.held.connection.backend_pid())));
-        member.sign();
+        self.show();
         if self.is_extra {
             let key = Key::Lane(member.lane.lane);
             let connection = &mut self.held.connection;
@@ -521,7 +540,7 @@ impl<'m, 'a> Shift<'m, 'a> {
         self.member.put_baton(&self.held.folder, &baton)?;
         let connection = &mut self.held.connection;
         session::run(connection, &database, "ending the snapshot", "COMMIT")?;
-        self.member.locks.unlock(connection, &database, Key::Snapshot)?;
+        self.member.locks.unshare(connection, &database, Key::Snapshot)?;
         if self.asked.is_some() {
             self.member.locks.unlock(connection, &database, Key::Extra)?;
         }

@@ -92,7 +92,7 @@ impl Locks {
         self.ask(connection, database, "pg_try_advisory_lock_shared", key)
     }
 
-    /// Gives a lock back; `false` when it was not held.
+    /// Gives a lock back that was not shared; `false` when it was not held.
     pub(super) fn unlock(
         self,
         connection: &mut Connection,
@@ -100,6 +100,16 @@ impl Locks {
         key: Key,
     ) -> Result<bool, BackupError> {
         self.ask(connection, database, "pg_advisory_unlock", key)
+    }
+
+    /// Gives a lock back that was shared.
+    pub(super) fn unshare(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        key: Key,
+    ) -> Result<bool, BackupError> {
+        self.ask(connection, database, "pg_advisory_unlock_shared", key)
     }
 
     fn ask(
@@ -125,6 +135,18 @@ impl Locks {
         let rows = session::rows(connection, "", "looking for lanes at work", &sql)?;
         let row = rows.first().ok_or_else(|| BackupError::Internal("no lane row".to_owned()))?;
         Ok(session::number::<u8>(row, 0, "lanes")? == 1)
+    }
+
+    /// Ends every session of the run's lanes, in whatever database.
+    pub(super) fn end_all(self, connection: &mut Connection) -> Result<(), BackupError> {
+        let sql = format!(
+            "SELECT pg_catalog.pg_terminate_backend(p.pid) FROM (SELECT DISTINCT l.pid \
+             FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted \
+             AND l.objsubid = 2 AND l.classid = ({}::bigint & 4294967295)::oid \
+             AND l.pid <> pg_catalog.pg_backend_pid()) p",
+            self.run
+        );
+        session::run(connection, "", "ending sessions without a lane", sql)
     }
 
     /// The locks of one snapshot's items.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flexkeep_pg_copy::Connection;
 use flexkeep_vault::manifest::{DatabaseSummary, Holder};
@@ -21,6 +21,9 @@ use crate::source::Database;
 /// How often it is asked whether somebody else has finished a database.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// How long it is left to somebody else, who may have been stopped.
+const FINISH_LIMIT: Duration = Duration::from_secs(60);
+
 /// Journals that are read at once.
 const READERS: usize = 8;
 
@@ -37,14 +40,19 @@ impl Member<'_> {
     ) -> Result<(), BackupError> {
         let name = plan.database.name.clone();
         let done = state::done_name(plan.database.oid);
+        let until = Instant::now() + FINISH_LIMIT;
         loop {
             self.check()?;
             if self.objects.has(&done)? {
                 return Ok(());
             }
-            if self.locks.try_lock(connection, &name, Key::Finish)? {
+            let locked = self.locks.try_lock(connection, &name, Key::Finish)?;
+            // The lock only saves work: what is written is created once.
+            if locked || Instant::now() >= until {
                 let result = self.write_done(plan, folder, &done);
-                self.locks.unlock(connection, &name, Key::Finish)?;
+                if locked {
+                    self.locks.unlock(connection, &name, Key::Finish)?;
+                }
                 return result;
             }
             std::thread::sleep(LOOK_EVERY);

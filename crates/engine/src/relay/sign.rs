@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flexkeep_vault::store::PutMode;
 use flexkeep_vault::{RunId, ServerName, Vault};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::lane::Member;
@@ -14,6 +14,9 @@ use crate::backup;
 use crate::error::{BackupError, chain};
 use crate::progress::ProgressReading;
 use crate::report::RunProgress;
+
+/// How old the sign of a lane that is surely alive may be.
+pub(super) const FRESH: SignedDuration = SignedDuration::from_secs(15);
 
 /// How often a lane writes a sign.
 const SIGN_EVERY: Duration = Duration::from_secs(5);
@@ -136,6 +139,11 @@ pub(crate) fn relay_progress(
     reading.phase = format!("{lanes} lanes on {}", names.join(", "));
     let bytes_per_second = signs.iter().map(|sign| sign.bytes_per_second).sum();
     Ok(Some(RunProgress { at, bytes_per_second, reading }))
+}
+
+/// Whether a sign is so new that its lane is surely at work.
+pub(super) fn is_fresh(sign: &LaneSign) -> bool {
+    Timestamp::now().duration_since(sign.at) < FRESH
 }
 
 /// The last signs of a run's lanes, in their order; none of a run without a relay.
