@@ -218,7 +218,7 @@ fn a_target_that_falls_silent_is_given_up_in_time() {
     }
     runs_after(&mut running, Duration::from_millis(200));
     scene.copy.pause();
-    let out = running.finish(Duration::from_secs(150));
+    let out = running.finish(Duration::from_secs(240));
     scene.copy.resume();
     assert_eq!(out.code(), Some(1), "{}", out.errors());
     scene.end(0, &["--continue"]);

@@ -552,7 +552,6 @@ impl Job {
         if record.event.is_some() {
             return Err(Setback::Busy("another delivery has ended this request".to_owned()));
         }
-        known.set((record.begun, record.ending.is_some()));
         if let (false, Some(ending)) = (interrupted, &record.ending) {
             return Ok(ending.clone());
         }
