@@ -61,6 +61,10 @@ const OWN_SESSION_LIMIT: Duration = Duration::from_secs(10);
 /// How often a lane without work looks whether there is some.
 const IDLE: Duration = Duration::from_millis(500);
 
+/// How long it waits at first, as planning a small database takes no longer; then twice as long
+/// each time, up to `IDLE`.
+const FIRST_IDLE: Duration = Duration::from_millis(30);
+
 /// A lane of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lane {
@@ -243,6 +247,7 @@ impl Member<'_> {
         let empty = LastCuts::new();
         let mut pending: Vec<&Database> = self.server.databases.iter().collect();
         let mut failures = 0;
+        let mut idle = FIRST_IDLE;
         loop {
             self.check()?;
             let mut crowded = 0;
@@ -283,7 +288,10 @@ impl Member<'_> {
                 if self.is_over_budget() || self.is_at_deadline() {
                     return Ok(LaneEnd::NotNeeded("others are on what is left"));
                 }
-                self.rest(IDLE)?;
+                self.rest(idle)?;
+                idle = IDLE.min(idle * 2);
+            } else {
+                idle = FIRST_IDLE;
             }
         }
     }

@@ -32,7 +32,7 @@ const OFFERED: usize = 64;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a lane waits when there is nothing to claim at the moment.
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_millis(50);
 
 /// How long a lane waits for its successor while another lane holds the snapshot too.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(60);
@@ -95,6 +95,7 @@ impl Member<'_> {
     /// An error if the work is to stop: it was cancelled, or the run is over.
     pub(super) fn check(&self) -> Result<(), BackupError> {
         self.tools.progress.check_cancelled(BackupError::Cancelled)?;
+        // Every few seconds: to go on a little longer does no harm.
         let mut looked = self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY * 3) {
             return Ok(());
@@ -224,6 +225,10 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// Looks up which items are done.
     fn list(&mut self) -> Result<(), BackupError> {
         let names = self.member.objects.names(&state::item_prefix(&self.held.folder))?;
+        if names.len() < self.done.len() {
+            // Who has sealed the backup clears the run away: what is missing is not to be done.
+            return Err(BackupError::RunOver);
+        }
         if names.len() > self.done.len() {
             self.moved = Instant::now();
         }
@@ -254,6 +259,8 @@ impl<'m, 'a> Shift<'m, 'a> {
             }
             self.free_what_is_stuck()?;
             if self.todo.is_empty() {
+                // Nobody has anything more to read before these are written down.
+                self.written.hurry();
                 if self.claimed.is_empty() {
                     self.list()?;
                     if self.done.len() >= self.held.plan.items.len() {
@@ -266,6 +273,7 @@ impl<'m, 'a> Shift<'m, 'a> {
                 }
             }
             let Some(id) = self.claim()? else {
+                self.written.hurry();
                 std::thread::sleep(IDLE);
                 continue;
             };
@@ -433,7 +441,7 @@ impl<'m, 'a> Shift<'m, 'a> {
         }
         let over = member.is_over_budget();
         // While it waits for its successor it looks more often: two of them cost twice.
-        let every = if over { IDLE } else { LOOK_EVERY };
+        let every = if over { LOOK_EVERY / 10 } else { LOOK_EVERY };
         if self.looked.elapsed() < every {
             return Ok(false);
         }
