@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures what the relay costs: hand-overs, and lanes in two processes instead of one.
 
-  bench_relay.py [--dir DIR] [--rounds N] [--scale N] [--lanes N] [--seconds N] [--keep]
+  bench_relay.py [--dir DIR] [--rounds N] [--scale N] [--lanes N] [--seconds N] [--figures FILE] [--built] [--keep]
 
 The function app runs as `flexkeep host` with the handler built in release mode, on a PostgreSQL 18 server with one large
 table (pgbench; the data of bench.py in the same --dir are used if they are there). Each contestant backs the
@@ -183,6 +183,7 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=5, help="how long a lane works before it hands over")
     parser.add_argument("--buffers", default="4GB", help="shared_buffers")
     parser.add_argument("--built", action="store_true", help="the release build is there: do not build")
+    parser.add_argument("--figures", type=Path, help="write the figures into this file too, as JSON")
     parser.add_argument("--keep", action="store_true", help="leave the data")
     args = parser.parse_args()
     args.dir, args.mixed = args.dir.resolve(), 0
@@ -201,6 +202,8 @@ def main():
         shutil.rmtree(ARGS.dir / "relay", ignore_errors=True)
         if not ARGS.keep:
             shutil.rmtree(server.dir, ignore_errors=True)
+    if ARGS.figures:
+        ARGS.figures.write_text(json.dumps(figures))
     say()
     for name, value, unit in figures:
         say(f"{name} {value:.3f} {unit}")
