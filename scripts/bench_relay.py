@@ -98,7 +98,7 @@ class Relay:
         folder.mkdir()
         (folder / "policy.toml").write_text(self.policy(folder))
         self.server.sql("CHECKPOINT")
-        os.sync()
+        bench.settle()
         running = []
         try:
             for number, functions in enumerate(hosts):
@@ -144,7 +144,7 @@ class Relay:
         vault = ARGS.dir / "relay-command"
         shutil.rmtree(vault, ignore_errors=True)
         self.server.sql("CHECKPOINT")
-        os.sync()
+        bench.settle()
         seconds, _ = bench.execute([FLEXKEEP, "backup", "--from", self.server.connection(), "--vault", vault, "--name", "bench", "--lanes", ARGS.lanes])
         shutil.rmtree(vault)
         return seconds, None
