@@ -74,6 +74,7 @@ pub(crate) struct Ran {
     pub(crate) hand_overs: u64,
     pub(crate) journaled: Journaled,
     pub(crate) holders: usize,
+    pub(crate) plan: Option<AttemptPlan>,
 }
 
 impl Sim<'_> {
@@ -100,7 +101,7 @@ impl Sim<'_> {
         let journaled = journals::write_contents(self.objects, self.folder, self.plan).unwrap();
         let holders = self.objects.holders(self.folder).unwrap().len();
         self.objects.vault.remove_run(&self.objects.server, &self.objects.run).unwrap();
-        Ran { hand_overs, journaled, holders }
+        Ran { hand_overs, journaled, holders, plan: None }
     }
 
     /// What a lane asks for when it comes, but for the plan and the last backup, which are one get
