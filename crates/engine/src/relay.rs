@@ -14,14 +14,20 @@
 //!   or after the end.
 //! - No more connections to the server than lanes, and one.
 
+mod batons;
 mod begin;
 mod join;
 mod journaler;
+mod journals;
 mod lane;
+mod last;
 mod locks;
+#[cfg(test)]
+mod scale;
 mod seal;
 mod sign;
 mod state;
+mod todo;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -37,7 +43,7 @@ pub use begin::{Begun, begin};
 pub(crate) use sign::relay_progress;
 pub use sign::{LaneSign, Sighting, lane_signs};
 
-use crate::backup::{self, LastBackup};
+use crate::backup;
 use crate::chunker::ChunkTools;
 use crate::error::{BackupError, chain};
 use crate::options::BackupOptions;
@@ -144,7 +150,7 @@ pub fn run_lane(
     let Some(server) = objects.get::<ServerPlan>(state::SERVER)? else {
         return Ok(LaneEnd::Later("the run is being prepared"));
     };
-    let last = LastBackup::read(vault, name, progress)?;
+    let last = last::of_run(&objects, progress)?;
     let tools = ChunkTools {
         vault: Arc::new(vault.clone()),
         known: last.known,

@@ -1,7 +1,7 @@
 //! A lane at work: it claims items of a snapshot that it holds, until all are done or its time is
 //! up and its successor holds the snapshot.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
@@ -13,9 +13,10 @@ use jiff::Timestamp;
 
 use super::join::{self, Held, Locked};
 use super::journaler::{self, Read, Written};
-use super::locks::{ItemLocks, Key, Locks};
+use super::locks::{ItemLocks, Key, Locks, SessionClaims};
 use super::sign::{FRESH, Sighting, lane_signs};
-use super::state::{self, AttemptPlan, Baton, RunObjects, ServerPlan};
+use super::state::{self, AttemptPlan, RunObjects, ServerPlan};
+use super::todo::Todo;
 use super::{Lane, LaneOptions, Successors};
 use crate::chunker::{ChunkTools, Chunker};
 use crate::error::BackupError;
@@ -24,9 +25,6 @@ use crate::lane::{Reading, read_parts};
 use crate::plan::{EntrySource, Item};
 use crate::session;
 use crate::snapshot;
-
-/// Items that are offered to one claim.
-const OFFERED: usize = 64;
 
 /// How often a lane looks around: at the run, at its snapshot, for its successor.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -157,19 +155,12 @@ struct Shift<'m, 'a> {
     held: Held,
     items: ItemLocks,
     written: &'m Written,
-    /// Items that nobody is known to have done, in the order of the plan.
-    todo: VecDeque<usize>,
-    done: HashSet<usize>,
-    /// Claims of this lane that are not written down yet.
-    claimed: HashSet<usize>,
+    todo: Todo,
     /// Whether this is the one connection more, until the predecessor has gone.
     is_extra: bool,
     /// When the successor was sent for.
     asked: Option<Instant>,
-    listed: Instant,
     looked: Instant,
-    /// When something was last done, by this lane or by others.
-    moved: Instant,
     /// Sessions of lanes that gave a sign since nothing moves, and when it was last listened for.
     heard: HashSet<i32>,
     listened: Instant,
@@ -187,24 +178,21 @@ impl<'m, 'a> Shift<'m, 'a> {
         let progress = &member.tools.progress;
         progress.phase(&plan.database.name);
         progress.planned(plan.entries.iter().filter(|e| e.slices > 0).count() as u64, plan.bytes);
+        let place = (member.lane.lane, member.lanes);
+        let todo = Todo::recall(&member.objects, &held.folder, place, plan.items.len())?;
         let now = Instant::now();
-        let mut shift = Self {
+        let shift = Self {
             member,
             held,
             items,
             written,
-            todo: VecDeque::new(),
-            done: HashSet::new(),
-            claimed: HashSet::new(),
+            todo,
             is_extra,
             asked: None,
-            listed: now,
             looked: now,
-            moved: now,
             heard: HashSet::new(),
             listened: now,
         };
-        shift.list()?;
         shift.show();
         Ok(shift)
     }
@@ -212,38 +200,16 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// Has the lane's signs say what it works on, and with which session.
     fn show(&self) {
         let plan = &self.held.plan;
+        let (items_done, own_items_done) = self.todo.done_counts();
         let on = Sighting {
             database: plan.database.name.clone(),
             oid: plan.database.oid,
             attempt: plan.attempt,
             items: plan.items.len(),
-            items_done: self.done.len(),
+            items_done,
+            own_items_done,
         };
         self.member.is_on(Some((on, self.held.connection.backend_pid())));
-    }
-
-    /// Looks up which items are done.
-    fn list(&mut self) -> Result<(), BackupError> {
-        let names = self.member.objects.names(&state::item_prefix(&self.held.folder))?;
-        if names.len() < self.done.len() {
-            // Who has sealed the backup clears the run away: what is missing is not to be done.
-            return Err(BackupError::RunOver);
-        }
-        if names.len() > self.done.len() {
-            self.moved = Instant::now();
-        }
-        self.done = names.iter().filter_map(|name| state::item_of(name)).collect();
-        let (done, claimed) = (&self.done, &self.claimed);
-        self.todo = self
-            .held
-            .plan
-            .items
-            .iter()
-            .map(|item| item.id)
-            .filter(|id| !done.contains(id) && !claimed.contains(id))
-            .collect();
-        self.listed = Instant::now();
-        Ok(())
     }
 
     fn run(&mut self, reads: &Sender<Read>) -> Result<Stop, BackupError> {
@@ -258,29 +224,20 @@ impl<'m, 'a> Shift<'m, 'a> {
                 return Ok(Stop::TimeUp);
             }
             self.free_what_is_stuck()?;
-            if self.todo.is_empty() {
-                // Nobody has anything more to read before these are written down.
-                self.written.hurry();
-                if self.claimed.is_empty() {
-                    self.list()?;
-                    if self.done.len() >= self.held.plan.items.len() {
-                        return Ok(Stop::AllDone);
-                    }
-                }
-                if self.todo.is_empty() {
-                    std::thread::sleep(IDLE);
-                    continue;
-                }
+            if self.todo.is_all_done() {
+                return Ok(Stop::AllDone);
             }
-            let Some(id) = self.claim()? else {
+            let (todo, mut claims) = self.todo_and_claims();
+            let Some(id) = todo.claim(&mut claims)? else {
+                // Others may wait for these to be written down, as this lane does for theirs.
                 self.written.hurry();
                 std::thread::sleep(IDLE);
                 continue;
             };
             let item = self.held.plan.items[id].clone();
             if !self.lock(&item)? {
-                self.give_back(id)?;
-                self.todo.push_back(id);
+                let (todo, mut claims) = self.todo_and_claims();
+                todo.give_back(id, &mut claims)?;
                 std::thread::sleep(IDLE);
                 continue;
             }
@@ -295,7 +252,7 @@ impl<'m, 'a> Shift<'m, 'a> {
                 }
                 slices => slices?,
             };
-            self.moved = Instant::now();
+            self.todo.move_on();
             let mark = tools.uploads.mark();
             // The receiver ends only with a failure, which is looked for in the next round.
             let _ = reads.send(Read { item: id, mark, journal, slices });
@@ -306,7 +263,7 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// stopped, or a machine that is cut off, without the server having noticed. To be called while
     /// this lane has nothing to do.
     fn free_what_is_stuck(&mut self) -> Result<(), BackupError> {
-        if self.moved.elapsed() < STUCK_AFTER {
+        if self.todo.still_for() < STUCK_AFTER {
             self.heard.clear();
             return Ok(());
         }
@@ -321,10 +278,10 @@ impl<'m, 'a> Shift<'m, 'a> {
         let fresh = signs.iter().filter(|sign| now.duration_since(sign.at) < FRESH);
         self.heard.extend(fresh.filter_map(|sign| sign.backend));
         // In a hand-over two write the sign of one lane in turn; in this time both are heard.
-        if self.moved.elapsed() < STUCK_AFTER + LISTEN_FOR {
+        if self.todo.still_for() < STUCK_AFTER + LISTEN_FOR {
             return Ok(());
         }
-        self.moved = Instant::now();
+        self.todo.move_on();
         let alive: Vec<i32> = self.heard.drain().collect();
         let database = self.held.plan.database.name.clone();
         let ended = self.items.end_others(&mut self.held.connection, &database, &alive)?;
@@ -345,53 +302,14 @@ impl<'m, 'a> Shift<'m, 'a> {
             return Err(error);
         }
         let written = self.written.take();
-        if written.is_empty() {
-            return Ok(());
-        }
-        for item in &written {
-            self.claimed.remove(item);
-            self.done.insert(*item);
-        }
-        let database = self.held.plan.database.name.clone();
-        self.items.release(&mut self.held.connection, &database, &written)
+        let (todo, mut claims) = self.todo_and_claims();
+        todo.settle(&written, &mut claims)
     }
 
-    /// Claims an item that is not done. What others have claimed is passed over.
-    fn claim(&mut self) -> Result<Option<usize>, BackupError> {
-        let database = self.held.plan.database.name.clone();
-        let mut offered = 0;
-        while offered < self.todo.len() {
-            let end = self.todo.len().min(offered + OFFERED);
-            let some: Vec<usize> = self.todo.range(offered..end).copied().collect();
-            let claimed = self.items.claim(&mut self.held.connection, &database, &some)?;
-            let Some(item) = claimed else {
-                offered = end;
-                continue;
-            };
-            self.todo.retain(|&id| id != item);
-            if self.member.objects.has(&state::item_name(&self.held.folder, item))? {
-                self.done.insert(item);
-                self.items.release(&mut self.held.connection, &database, &[item])?;
-                // Others have done more than this lane knows of.
-                self.list()?;
-                offered = 0;
-                continue;
-            }
-            self.claimed.insert(item);
-            self.moved = Instant::now();
-            return Ok(Some(item));
-        }
-        // Somebody else has claimed each of them; some are done by now.
-        if self.listed.elapsed() > LOOK_EVERY {
-            self.list()?;
-        }
-        Ok(None)
-    }
-
-    fn give_back(&mut self, item: usize) -> Result<(), BackupError> {
-        self.claimed.remove(&item);
-        let database = self.held.plan.database.name.clone();
-        self.items.release(&mut self.held.connection, &database, &[item])
+    fn todo_and_claims(&mut self) -> (&mut Todo, SessionClaims<'_>) {
+        let Held { connection, plan, .. } = &mut self.held;
+        let claims = SessionClaims { items: self.items, connection, database: &plan.database.name };
+        (&mut self.todo, claims)
     }
 
     /// Locks the tables of an item that this lane could not lock at first, and makes sure that
@@ -497,11 +415,9 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// be read. Those that it could not lock come first from now on: only this lane has them.
     fn has_successor(&mut self) -> Result<bool, BackupError> {
         let lane = self.member.lane;
-        let batons = self.member.batons(&self.held.folder)?;
+        let batons = self.member.objects.batons(&self.held.folder)?;
         let Some(next) = batons.iter().find(|baton| {
-            baton.holder.lane == lane.lane
-                && baton.holder.generation > lane.generation
-                && !baton.left
+            baton.holder.lane == lane.lane && baton.holder.generation > lane.generation
         }) else {
             return Ok(false);
         };
@@ -515,14 +431,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             let mut oids = plan.items[id].parts.iter().map(|part| plan.entries[part.entry].oid);
             oids.any(|oid| wanted.contains(&oid))
         };
-        let open = |id: &usize| !self.done.contains(id) && is_wanted(*id);
-        if !(0..plan.items.len()).any(|id| open(&id)) {
-            return Ok(true);
-        }
-        let (first, rest): (Vec<usize>, Vec<usize>) =
-            self.todo.iter().partition(|id| is_wanted(**id));
-        self.todo = first.into_iter().chain(rest).collect();
-        Ok(false)
+        Ok(!self.todo.wants(is_wanted))
     }
 
     /// Whether another lane, which means to stay, holds the snapshot too.
@@ -544,8 +453,10 @@ impl<'m, 'a> Shift<'m, 'a> {
     fn end(mut self, stop: Stop) -> Result<Ended, BackupError> {
         self.settle()?;
         let database = self.held.plan.database.name.clone();
-        let baton = Baton { holder: self.held.holder.clone(), unlocked: Vec::new(), left: true };
-        self.member.put_baton(&self.held.folder, &baton)?;
+        if stop == Stop::TimeUp {
+            self.todo.leave_known()?;
+        }
+        self.member.objects.leave_baton(&self.held.folder, &self.held.holder)?;
         let connection = &mut self.held.connection;
         session::run(connection, &database, "ending the snapshot", "COMMIT")?;
         self.member.locks.unshare(connection, &database, Key::Snapshot)?;

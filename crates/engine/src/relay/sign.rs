@@ -60,8 +60,11 @@ pub struct Sighting {
     pub attempt: u32,
     /// Items of work.
     pub items: usize,
-    /// Those that are done.
+    /// Those that the lane knows to be done.
     pub items_done: usize,
+    /// Those of them that are its own share: those of all lanes are together what is done.
+    #[serde(default)]
+    pub own_items_done: usize,
 }
 
 impl Member<'_> {
@@ -115,13 +118,17 @@ pub(crate) fn relay_progress(
     let mut reading = ProgressReading::default();
     for (database, &size) in plan.databases.iter().zip(&plan.sizes) {
         reading.total_bytes += size;
-        let on =
-            signs.iter().filter_map(|sign| sign.on.as_ref()).filter(|on| on.oid == database.oid);
-        let newest = on.max_by_key(|on| (on.attempt, on.items_done));
+        let mut on: Vec<&Sighting> = signs.iter().filter_map(|sign| sign.on.as_ref()).collect();
+        on.retain(|on| on.oid == database.oid);
+        let newest = on.iter().map(|on| on.attempt).max();
+        on.retain(|on| Some(on.attempt) == newest);
         if objects.has(&state::done_name(database.oid))? {
             reading.done_bytes += size;
-        } else if let Some(on) = newest {
-            let part = u128::from(size) * on.items_done as u128 / on.items.max(1) as u128;
+        } else if let Some(any) = on.first() {
+            let most = on.iter().map(|on| on.items_done).max().unwrap_or_default();
+            let sum = on.iter().map(|on| on.own_items_done).sum::<usize>();
+            let (done, items) = (most.max(sum).min(any.items), any.items.max(1));
+            let part = u128::from(size) * done as u128 / items as u128;
             reading.done_bytes += u64::try_from(part).unwrap_or(size);
         }
     }
