@@ -107,6 +107,12 @@ impl Member<'_> {
         }
     }
 
+    /// The same, without trusting a look of some seconds ago.
+    fn check_now(&self) -> Result<(), BackupError> {
+        *self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        self.check()
+    }
+
     /// Whether this lane should be succeeded.
     pub(super) fn is_over_budget(&self) -> bool {
         self.began.elapsed() >= self.budget
@@ -234,6 +240,10 @@ impl<'m, 'a> Shift<'m, 'a> {
                 std::thread::sleep(IDLE);
                 continue;
             };
+            if self.todo.helps() {
+                // Perhaps all is done: who has sealed the backup clears away what says so.
+                member.check_now()?;
+            }
             let item = self.held.plan.items[id].clone();
             if !self.lock(&item)? {
                 let (todo, mut claims) = self.todo_and_claims();

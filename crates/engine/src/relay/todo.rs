@@ -8,7 +8,6 @@
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use flexkeep_vault::RunState;
 use flexkeep_vault::store::PutMode;
 use serde::{Deserialize, Serialize};
 
@@ -164,6 +163,11 @@ impl Todo {
         }
     }
 
+    /// Whether it has none of its own left, and helps the others.
+    pub(super) fn helps(&self) -> bool {
+        self.helps
+    }
+
     /// Items that are known to be done, of all and of the lane's own.
     pub(super) fn done_counts(&self) -> (usize, usize) {
         (self.done_count, self.own_done)
@@ -258,10 +262,6 @@ impl Todo {
                 // Whoever did it has probably done its neighbours.
                 self.list_below(&state::block_prefix(&self.folder, item))?;
                 continue;
-            }
-            // Who has sealed the backup clears the run away, and what was done with it.
-            if self.helps && self.objects.state()? != Some(RunState::Running) {
-                return Err(BackupError::RunOver);
             }
             self.claimed.insert(item);
             self.moved = Instant::now();
