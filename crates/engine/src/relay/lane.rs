@@ -417,6 +417,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             return Ok(asked);
         }
         let member = self.member;
+        self.todo.leave_known()?;
         member.successors.start(&member.lane.next()).map_err(BackupError::Successor)?;
         Ok(*self.asked.insert(Instant::now()))
     }
@@ -463,9 +464,6 @@ impl<'m, 'a> Shift<'m, 'a> {
     fn end(mut self, stop: Stop) -> Result<Ended, BackupError> {
         self.settle()?;
         let database = self.held.plan.database.name.clone();
-        if stop == Stop::TimeUp {
-            self.todo.leave_known()?;
-        }
         self.member.objects.leave_baton(&self.held.folder, &self.held.holder)?;
         let connection = &mut self.held.connection;
         session::run(connection, &database, "ending the snapshot", "COMMIT")?;

@@ -190,7 +190,7 @@ fn items_of_64_mib(items: u64) -> Source {
 #[test]
 fn twice_the_items_cost_at_most_twice_the_calls() {
     let (mut before, _) = calls_of(items_of_64_mib(12_500), 190, None);
-    for items in [25_000, 50_000, 100_000] {
+    for items in [25_000, 50_000] {
         let (calls, ran) = calls_of(items_of_64_mib(items), 190, None);
         for ((name, now), (_, then)) in calls.named().into_iter().zip(before.named()) {
             assert!(now <= then * 21 / 10 + 100, "{name}: {now} for {items}, {then} for half");

@@ -120,7 +120,8 @@ impl Todo {
         }
     }
 
-    /// Leaves what is known to the next one of this lane.
+    /// Leaves what is known to the next one of this lane. To be called before that one is sent for:
+    /// it comes before this one has left.
     pub(super) fn leave_known(&self) -> Result<(), BackupError> {
         let of_lane = |lane| {
             let mut ranges: Vec<(usize, usize)> = Vec::new();
@@ -209,9 +210,10 @@ impl Todo {
     fn help(&mut self) -> Result<(), BackupError> {
         self.list()?;
         self.helps = true;
-        let is_queued = |item| self.is_own(item) || self.done[item] || self.claimed.contains(&item);
-        let others: Vec<usize> = (0..self.done.len()).filter(|&item| !is_queued(item)).collect();
-        self.queue.extend(others);
+        // Nothing twice: a session can claim what it has claimed.
+        let mut seen: HashSet<usize> = self.queue.iter().chain(&self.claimed).copied().collect();
+        let open = (0..self.done.len()).filter(|&item| !self.done[item] && seen.insert(item));
+        self.queue.extend(open);
         Ok(())
     }
 
@@ -331,5 +333,96 @@ impl Todo {
             self.queue.push_front(item);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::relay::scale::memory_run;
+
+    const FOLDER: &str = "database-5/attempt-1";
+
+    /// Claims as a session has them: what it has it can have again.
+    #[derive(Default)]
+    struct Session {
+        own: Vec<usize>,
+        others: BTreeSet<usize>,
+    }
+
+    impl Claims for Session {
+        fn claim(&mut self, items: &[usize]) -> Result<Option<usize>, BackupError> {
+            let free = items.iter().copied().find(|item| !self.others.contains(item));
+            self.own.extend(free);
+            Ok(free)
+        }
+
+        fn release(&mut self, items: &[usize]) -> Result<(), BackupError> {
+            self.own.retain(|item| !items.contains(item));
+            Ok(())
+        }
+    }
+
+    fn write(objects: &RunObjects, item: usize) {
+        assert!(objects.put(&state::item_name(FOLDER, item), &0, PutMode::Create).unwrap());
+    }
+
+    fn claim_all(todo: &mut Todo, session: &mut Session) -> Vec<usize> {
+        std::iter::from_fn(|| todo.claim(session).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_lane_takes_its_own_first_then_those_of_others_and_each_once() {
+        let objects = memory_run();
+        let mut session = Session::default();
+        let mut todo = Todo::recall(&objects, FOLDER, (1, 3), 8).unwrap();
+        // Somebody needs item 3 soon.
+        assert!(todo.wants(|item| item == 3));
+        write(&objects, 0);
+        assert_eq!(claim_all(&mut todo, &mut session), [3, 1, 4, 7, 2, 5, 6]);
+        assert_eq!(session.own, [3, 1, 4, 7, 2, 5, 6]);
+        assert!(!todo.is_all_done());
+        (1..8).for_each(|item| write(&objects, item));
+        todo.settle(&[3, 1, 4, 7, 2, 5, 6], &mut session).unwrap();
+        assert!(todo.is_all_done() && session.own.is_empty());
+    }
+
+    #[test]
+    fn what_others_have_claimed_or_done_is_passed_over() {
+        let objects = memory_run();
+        let mut session = Session { others: BTreeSet::from([0, 3]), ..Session::default() };
+        let mut todo = Todo::recall(&objects, FOLDER, (0, 2), 4).unwrap();
+        write(&objects, 2);
+        assert_eq!(claim_all(&mut todo, &mut session), [1]);
+        assert_eq!(session.own, [1]);
+        assert!(!todo.is_all_done());
+        // They have died: their items are to be had, once.
+        session.others.clear();
+        assert_eq!(claim_all(&mut todo, &mut session), [0, 3]);
+    }
+
+    #[test]
+    fn a_successor_knows_what_the_one_before_knew_and_finds_the_rest() {
+        let objects = memory_run();
+        let mut session = Session::default();
+        let mut first = Todo::recall(&objects, FOLDER, (1, 2), 500).unwrap();
+        for wanted in [1, 3, 5] {
+            let item = first.claim(&mut session).unwrap().unwrap();
+            assert_eq!(item, wanted);
+            write(&objects, item);
+            first.settle(&[item], &mut session).unwrap();
+        }
+        first.leave_known().unwrap();
+        // It goes on until the other one is there.
+        write(&objects, 7);
+        let mut next = Todo::recall(&objects, FOLDER, (1, 2), 500).unwrap();
+        assert_eq!(next.done_counts(), (3, 3));
+        assert_eq!(next.claim(&mut session).unwrap(), Some(9));
+        assert_eq!(next.done_counts(), (4, 4));
+        // Of a run with another number of lanes it would be of no use: all is listed.
+        let other = Todo::recall(&objects, FOLDER, (1, 3), 500).unwrap();
+        assert_eq!(other.done_counts().0, 4);
     }
 }

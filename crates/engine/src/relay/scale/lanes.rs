@@ -17,10 +17,13 @@ use crate::error::BackupError;
 /// How often a lane looks whether its successor has a baton: ten times a second for two seconds.
 const LOOKS_FOR_SUCCESSOR: usize = 20;
 
+/// How many items it reads meanwhile.
+const ITEMS_WHILE_WAITING: usize = 2;
+
 /// How many items each lane reads while the others read theirs: none is as fast as another.
 const PACES: [usize; 4] = [4, 3, 3, 2];
 
-/// Advisory locks: which lane has which item.
+/// Advisory locks: which session, a lane's of one generation, has which item.
 #[derive(Default)]
 struct Table(RefCell<HashMap<usize, u32>>);
 
@@ -54,6 +57,12 @@ struct SimLane {
     read: Vec<usize>,
     items: usize,
     is_done: bool,
+}
+
+impl SimLane {
+    fn session(&self) -> u32 {
+        self.generation * 1000 + self.number
+    }
 }
 
 /// A run of several lanes.
@@ -122,7 +131,7 @@ impl Sim<'_> {
 
     /// Writes down what was read, and reads another item.
     fn step(&self, lane: &mut SimLane, table: &Table) {
-        let mut claims = LaneClaims(table, lane.number);
+        let mut claims = LaneClaims(table, lane.session());
         let claimed = lane.todo.claim(&mut claims).unwrap();
         // An item is written down while the next one is read.
         self.settle(lane, table);
@@ -145,18 +154,26 @@ impl Sim<'_> {
             let name = state::item_name(self.folder, *item);
             assert!(self.objects.put(&name, &done, PutMode::Create).unwrap(), "{name} twice");
         }
-        lane.todo.settle(&lane.read, &mut LaneClaims(table, lane.number)).unwrap();
+        lane.todo.settle(&lane.read, &mut LaneClaims(table, lane.session())).unwrap();
         lane.read.clear();
     }
 
+    /// As a lane does it: it says what it knows, sends for its successor, goes on reading until that
+    /// one is there, and leaves.
     fn hand_over(&self, lane: &mut SimLane, table: &Table) {
-        self.settle(lane, table);
+        lane.todo.leave_known().unwrap();
+        for _ in 0..ITEMS_WHILE_WAITING {
+            self.step(lane, table);
+        }
         for _ in 0..LOOKS_FOR_SUCCESSOR {
             self.objects.batons(self.folder).unwrap();
         }
+        if lane.is_done {
+            return;
+        }
         let before = lane.holder.clone();
-        lane.todo.leave_known().unwrap();
         let next = self.come(lane.number, lane.generation + 1, Some(before.baton.clone()));
+        self.settle(lane, table);
         self.objects.leave_baton(self.folder, &before).unwrap();
         *lane = next;
     }
