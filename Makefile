@@ -32,8 +32,8 @@ prove-azure: setup package ## the same on a server like Flexible Server, into Az
 test: ## all checks: formatting, lints, every test against real servers
 	@scripts/test.sh
 
-soak: ## the tests that repeat themselves, five times as long or ROUNDS=N, and those that only run here
-	@scripts/soak.sh $(ROUNDS)
+soak: ## chaos for SECONDS=1800 from SEED=N on; with ROUNDS=N the tests that repeat themselves, N times as long
+	@$(if $(SECONDS),FLEXKEEP_SOAK_SECONDS=$(SECONDS)) $(if $(SEED),FLEXKEEP_SEED=$(SEED)) scripts/soak.sh $(ROUNDS)
 
 fmt: ## format the code
 	cargo fmt --all

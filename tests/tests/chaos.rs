@@ -32,6 +32,8 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+use checks::Bounds;
+use flexkeep_tests::{Server, Version, wait_for};
 use terms::{Goal, Terms};
 use world::World;
 
@@ -68,5 +70,53 @@ fn soak() {
         if end.saturating_duration_since(Instant::now()) < Duration::from_secs(60) {
             return;
         }
+    }
+}
+
+/// A check that cannot fail proves nothing: each change that no single state has is found.
+#[test]
+fn a_copy_that_is_of_no_single_state_is_found_out() {
+    let server = Server::start(Version::V17);
+    load::create_tables(&server);
+    ddl::create_tables(&server);
+    let mut rng = fastrand::Rng::with_seed(SHORT_SEED);
+    let mut load = load::Load::start(&server, &mut rng);
+    let tally = ddl::start(&mut load, &mut rng);
+    let changed = || tally.lock().expect("no thread died").values().map(|(done, _)| *done).sum();
+    wait_for("some commits and changes", Duration::from_secs(60), || {
+        let changes: u32 = changed();
+        (load.told().iter().all(|&commits| commits > 20) && changes > 20).then_some(())
+    });
+    load.stop();
+    server.psql(
+        "bank",
+        "CREATE TABLE made_7 AS SELECT 1 AS id; INSERT INTO made_register VALUES ('made_7', 1)",
+    );
+    let bounds = Bounds { at_least: load.told(), at_most: load.begun() };
+    assert_eq!(checks::wrong_with(&server, "bank", &bounds), Vec::<String>::new());
+    for (sql, found) in [
+        ("UPDATE accounts SET balance = balance + 1 WHERE id = 7", "money"),
+        ("DELETE FROM log_b WHERE writer = 1 AND seq = 5", "log_a and log_b"),
+        ("DELETE FROM log_c WHERE writer = 0 AND seq = 9", "log_a and log_c"),
+        ("UPDATE log_a SET seen = '{9999,0,0}' WHERE writer = 0 AND seq = 3", "one after them"),
+        ("UPDATE pad_6 SET stamp = stamp + 1", "stamps"),
+        ("DELETE FROM pad_9 WHERE id = 1", "stamps"),
+        ("TRUNCATE refilled", "emptied"),
+        ("UPDATE reshaped SET extra = NULL", "other columns"),
+        ("UPDATE swap_a SET content = 3 - content", "another name"),
+        ("DROP TABLE made_7", "without their register"),
+        ("TRUNCATE made_7", "made_7 has 0 rows"),
+        (
+            "DELETE FROM log_a WHERE writer = 2; DELETE FROM log_b WHERE writer = 2; \
+          DELETE FROM log_c WHERE writer = 2",
+            "writer 2 ends with 0",
+        ),
+    ] {
+        // A copy of the database for each, as a transaction would end with the session.
+        server.psql("postgres", "DROP DATABASE IF EXISTS damaged");
+        server.psql("postgres", "CREATE DATABASE damaged TEMPLATE bank");
+        server.psql("damaged", sql);
+        let wrong = checks::wrong_with(&server, "damaged", &bounds);
+        assert!(wrong.iter().any(|what| what.contains(found)), "{sql}: {wrong:#?}");
     }
 }
