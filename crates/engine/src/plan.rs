@@ -185,10 +185,12 @@ pub(crate) fn plan(
     last: &LastCuts,
     lanes: usize,
     items_per_lane: u64,
+    split_tables: bool,
 ) -> Result<Plan, BackupError> {
     let version = leader.connection.server_version_num();
     let objects = LargeObjectIds::of(toc)?;
-    let ranging = Ranging::of(toc, leader, lanes, version);
+    let ranging =
+        if split_tables { Ranging::of(toc, leader, lanes, version) } else { Ranging::none() };
     let mut entries = Vec::new();
     for entry in toc.entries().iter().filter(|entry| entry.had_dumper()) {
         match entry.desc() {
@@ -250,6 +252,11 @@ struct Ranging {
 }
 
 impl Ranging {
+    /// Every table is read whole.
+    fn none() -> Self {
+        Self { tables: HashSet::new(), range_bytes: *RANGE_BYTES.start() }
+    }
+
     fn of(toc: &Toc, leader: &Leader, lanes: usize, version: u32) -> Self {
         let tables: Vec<(u32, &TableFacts)> = toc
             .entries()

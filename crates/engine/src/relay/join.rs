@@ -58,6 +58,14 @@ pub(super) enum Joined {
     Crowded,
 }
 
+/// Why a snapshot is given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why<'a> {
+    /// A replica cancelled it.
+    Conflict(&'a str),
+    Other(&'a str),
+}
+
 /// How far a database is, by the names of its objects.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Stage {
@@ -179,10 +187,31 @@ impl Member<'_> {
         let name = &plan.database.name;
         let done = self.objects.names(&state::item_prefix(folder))?.len();
         if done < plan.items.len() {
-            let reason = "every connection that held the snapshot has ended";
-            self.lose(folder, plan.database.name.as_str(), plan.attempt, reason)?;
+            let conflict = self.objects.get::<Lost>(&state::conflict_name(folder))?;
+            let why = match &conflict {
+                Some(conflict) => Why::Conflict(&conflict.reason),
+                None => Why::Other("every connection that held the snapshot has ended"),
+            };
+            self.lose(folder, plan.database.name.as_str(), plan.attempt, why)?;
         }
         self.locks.unlock(connection, name, Key::Snapshot)?;
+        Ok(())
+    }
+
+    /// Writes down that a replica cancelled what this lane read: should nobody hold the snapshot any
+    /// more, that was why.
+    pub(super) fn note_conflict(
+        &self,
+        database: &Database,
+        error: &BackupError,
+    ) -> Result<(), BackupError> {
+        let names = self.objects.names(&format!("{}/", state::database_folder(database.oid)))?;
+        let stage = Stage::of(&names);
+        if stage.attempt > 0 && !stage.lost {
+            let lost = Lost { reason: chain(error), at: Timestamp::now(), conflict: true };
+            let folder = state::attempt_folder(database.oid, stage.attempt);
+            self.objects.put(&state::conflict_name(&folder), &lost, PutMode::Create)?;
+        }
         Ok(())
     }
 
@@ -192,9 +221,13 @@ impl Member<'_> {
         folder: &str,
         database: &str,
         attempt: u32,
-        reason: &str,
+        why: Why<'_>,
     ) -> Result<(), BackupError> {
-        let lost = Lost { reason: reason.to_owned(), at: Timestamp::now() };
+        let (reason, conflict) = match why {
+            Why::Conflict(reason) => (reason, true),
+            Why::Other(reason) => (reason, false),
+        };
+        let lost = Lost { reason: reason.to_owned(), at: Timestamp::now(), conflict };
         if self.objects.put(&state::lost_name(folder), &lost, PutMode::Create)? {
             self.tools.progress.restart(crate::progress::Restart {
                 database: database.to_owned(),
@@ -216,9 +249,14 @@ impl Member<'_> {
         let name = database.name.as_str();
         let folder = state::attempt_folder(database.oid, attempt);
         let most = self.options.backup.attempts.max(1);
+        let lost = match attempt {
+            0 | 1 => None,
+            _ => {
+                let before = state::attempt_folder(database.oid, attempt - 1);
+                self.objects.get::<Lost>(&state::lost_name(&before))?
+            }
+        };
         if attempt > most {
-            let before = state::attempt_folder(database.oid, attempt - 1);
-            let lost: Option<Lost> = self.objects.get(&state::lost_name(&before))?;
             let reason = lost.map_or_else(|| "the reason is gone".to_owned(), |lost| lost.reason);
             return Err(BackupError::SnapshotsLost {
                 database: database.name.clone(),
@@ -226,7 +264,7 @@ impl Member<'_> {
                 reason,
             });
         }
-        self.pause_before(attempt)?;
+        self.pause_before(attempt, lost.is_some_and(|lost| lost.conflict))?;
         // pg_dump is one connection more, as a successor would be.
         let until = Instant::now() + ADOPTION_LIMIT;
         while !self.locks.try_lock_everywhere(&mut connection, name, Key::Extra)?
@@ -239,7 +277,10 @@ impl Member<'_> {
         match self.plan_on(connection, database, attempt, &folder, last) {
             Ok(held) => Ok(Joined::Held(held)),
             Err(error) if error.is_worth_a_new_attempt() && !error.is_database_gone() => {
-                self.lose(&folder, name, attempt, &chain(&error))?;
+                let reason = chain(&error);
+                let is_conflict = error.is_recovery_conflict();
+                let why = if is_conflict { Why::Conflict(&reason) } else { Why::Other(&reason) };
+                self.lose(&folder, name, attempt, why)?;
                 // The connection is gone; with a new one comes the next attempt.
                 Ok(Joined::Crowded)
             }
@@ -266,6 +307,7 @@ impl Member<'_> {
             progress: &self.tools.progress,
             lanes: self.lanes as usize,
             items_per_lane: ITEMS_PER_RELAY_LANE,
+            split_tables: self.options.backup.split_tables,
         };
         let prepared = dump::prepare_on(leader, &planning, database, attempt, last)?;
         let leader = prepared.leader;
@@ -404,7 +446,7 @@ impl Member<'_> {
             let reason = format!(
                 "{what} was emptied, rewritten or dropped while nobody held the snapshot's locks"
             );
-            self.lose(folder, name, plan.attempt, &reason)?;
+            self.lose(folder, name, plan.attempt, Why::Other(&reason))?;
         }
         result
     }
@@ -434,11 +476,10 @@ impl Member<'_> {
         Ok(batons)
     }
 
-    /// Waits before the next attempt: 1, 2, 4, ... seconds, at most 30.
-    fn pause_before(&self, attempt: u32) -> Result<(), BackupError> {
+    /// Waits before the next attempt.
+    fn pause_before(&self, attempt: u32, conflict: bool) -> Result<(), BackupError> {
         if attempt > 1 {
-            let seconds = 1u64 << (attempt - 2).min(5);
-            let end = Instant::now() + Duration::from_secs(seconds.min(30));
+            let end = Instant::now() + dump::pause_after(attempt - 1, conflict);
             while Instant::now() < end {
                 self.check()?;
                 std::thread::sleep(LOOK_EVERY);

@@ -7,6 +7,7 @@
 //! database-16400/attempt-1/plan.json.zst     one snapshot: entries and items
 //! database-16400/attempt-1/baton-0-2-x.json  a holder of that snapshot (lane 0, generation 2)
 //! database-16400/attempt-1/item-000017.json  an item, read and stored
+//! database-16400/attempt-1/conflict.json        why a replica cancelled a holder; written once
 //! database-16400/attempt-1/lost.json         why the snapshot is given up; written once
 //! database-16400/done.json                   what the manifest says of it; written once
 //! ```
@@ -85,6 +86,9 @@ pub(super) struct ItemDone {
 pub(super) struct Lost {
     pub(super) reason: String,
     pub(super) at: Timestamp,
+    /// A replica cancelled it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) conflict: bool,
 }
 
 /// A database that is in the vault, or gone from the server.
@@ -210,6 +214,11 @@ pub(super) fn lost_name(folder: &str) -> String {
     format!("{folder}/lost.json")
 }
 
+/// Where the first lane that a replica cancelled says so.
+pub(super) fn conflict_name(folder: &str) -> String {
+    format!("{folder}/conflict.json")
+}
+
 pub(super) fn item_prefix(folder: &str) -> String {
     format!("{folder}/item-")
 }
@@ -225,6 +234,11 @@ pub(super) fn item_of(name: &str) -> Option<usize> {
 
 pub(super) fn baton_prefix(folder: &str) -> String {
     format!("{folder}/baton-")
+}
+
+/// The lane of a baton's name.
+pub(super) fn baton_lane(name: &str) -> Option<u32> {
+    name.rsplit_once("/baton-")?.1.split('-').nth(1)?.parse().ok()
 }
 
 /// Batons are looked at from the newest: what sorts last was written by the latest generation.
