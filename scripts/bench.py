@@ -5,6 +5,8 @@
   bench.py setup [one|mixed]                   load the data and leave the servers running
   bench.py run one|mixed first|repeat          one phase, on servers that setup left running
   bench.py handler                             the function app's handler: start, memory, an empty invocation
+  bench.py restore                             `flexkeep restore` against pg_restore (bench_restore.py)
+  bench.py relay                               hand-overs, and lanes in two processes (bench_relay.py)
   bench.py report                              the figures of all phases that were run
   bench.py start | stop | clean                the servers; clean deletes the data too
 
@@ -225,6 +227,13 @@ class Server:
         return files
 
 
+def settle():
+    """Ends what the last contestant has left to do: writing, and on ext4 the five seconds in which the inode
+    numbers of deleted files are not given again, and looking for another one takes long."""
+    os.sync()
+    time.sleep(6)
+
+
 def size(path):
     """Bytes of all files below."""
     return sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
@@ -254,7 +263,7 @@ class Phase:
     def ours(self):
         if self.kind == "first":
             shutil.rmtree(self.vault, ignore_errors=True)
-        os.sync()
+        settle()
         before = size(self.vault) if self.vault.exists() else 0
         command = [self.flexkeep, "backup", "--from", self.server.connection(), "--vault", self.vault, "--name", "bench", "--lanes", ARGS.lanes]
         seconds, rss = execute(command)
@@ -268,7 +277,7 @@ class Phase:
 
     def pg_dump(self, codec):
         shutil.rmtree(self.dump, ignore_errors=True)
-        os.sync()
+        settle()
         seconds, _ = execute([BIN / "pg_dump", "-Fd", "-j", ARGS.lanes, f"--compress={CODECS[codec]}", "-f", self.dump, "-d", self.server.connection()])
         if codec == "lz4":
             self.result["lz4"] = size(self.dump)
@@ -336,8 +345,8 @@ def fastest(result):
 
 def report():
     results = load_results()
-    handler = results.pop("handler", {})
-    lines = [(name, value, unit) for name, (value, unit) in handler.items()]
+    others = [results.pop(name, {}) for name in ("handler", "restore", "relay")]
+    lines = [(name, value, unit) for other in others for name, (value, unit) in other.items()]
     for kind in ("first", "repeat"):
         for data in ("one", "mixed"):
             result = results.get(f"{data} {kind}")
@@ -386,6 +395,8 @@ def everything():
                 Phase(name, kind).run()
             Server(name).stop()
         run_handler()
+        for name in ("restore", "relay"):
+            run_other(name)
         report()
     finally:
         if not ARGS.keep:
@@ -399,6 +410,21 @@ def run_handler():
     ARGS.dir.mkdir(parents=True, exist_ok=True)
     results = load_results()
     results["handler"] = bench_handler.measure(target_folder() / "flexkeep-handler")
+    (ARGS.dir / "results.json").write_text(json.dumps(results))
+
+
+def run_other(name):
+    """Runs a benchmark of its own, and keeps its figures beside those of the phases."""
+    figures = ARGS.dir / "figures.json"
+    figures.unlink(missing_ok=True)
+    command = [sys.executable, ROOT / f"scripts/bench_{name}.py", "--dir", ARGS.dir, "--rounds", str(ARGS.rounds), "--buffers", ARGS.buffers,
+               "--figures", figures, "--keep"]
+    if ARGS.quick:
+        command += ["--scale", str(ARGS.scale)] + (["--mixed", str(ARGS.mixed)] if name == "restore" else [])
+    if subprocess.run(command, check=False, timeout=4 * LIMIT_SECONDS).returncode != 0:
+        die(f"bench_{name}.py failed")
+    results = load_results()
+    results[name] = {figure: (value, unit) for figure, value, unit in json.loads(figures.read_text())}
     (ARGS.dir / "results.json").write_text(json.dumps(results))
 
 
@@ -422,7 +448,7 @@ def clean():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["all", "setup", "run", "report", "handler", "start", "stop", "clean"])
+    parser.add_argument("action", choices=["all", "setup", "run", "report", "handler", "restore", "relay", "start", "stop", "clean"])
     parser.add_argument("words", nargs="*", help="run: one|mixed first|repeat; setup, start, stop: one and/or mixed")
     parser.add_argument("--dir", type=Path, default=Path(f"/var/tmp/flexkeep-bench-{os.getuid()}"), help="data, vault and dumps, on one disk")
     parser.add_argument("--scale", type=int, default=300, help="of pgbench; 300 is 3 GB of text")
@@ -466,6 +492,10 @@ if __name__ == "__main__":
         report()
     elif ARGS.action == "handler":
         run_handler()
+        report()
+    elif ARGS.action in ("restore", "relay"):
+        ARGS.dir.mkdir(parents=True, exist_ok=True)
+        run_other(ARGS.action)
         report()
     elif ARGS.action == "clean":
         clean()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures `flexkeep restore` against stock pg_restore.
 
-  bench_restore.py [--dir DIR] [--rounds N] [--scale N] [--mixed X] [--lanes N] [--flexkeep PATH] [--keep]
+  bench_restore.py [--dir DIR] [--rounds N] [--scale N] [--mixed X] [--lanes N] [--flexkeep PATH] [--figures FILE] [--keep]
 
 Two data sets, as in bench.py: one (pgbench, a single large table with a primary key) and mixed (four tables
 with primary keys and one more index each). Each is backed up once by flexkeep and once by pg_dump -Fc, whose compression (zstd:1, lz4, none)
@@ -13,6 +13,7 @@ After every restore the rows of all tables are counted, and the indexes.
 
 import argparse
 import importlib.util
+import json
 import os
 import signal
 import statistics
@@ -123,6 +124,7 @@ def arguments():
     parser.add_argument("--lanes", default="2", help="of flexkeep, and pg_restore -j")
     parser.add_argument("--buffers", default="4GB", help="shared_buffers")
     parser.add_argument("--flexkeep", help="the command to measure, instead of building it")
+    parser.add_argument("--figures", type=Path, help="write the figures into this file too, as JSON")
     parser.add_argument("--keep", action="store_true", help="leave the data")
     args = parser.parse_args()
     args.dir = args.dir.resolve()
@@ -156,6 +158,8 @@ def main():
                 restores.dump(codec).unlink(missing_ok=True)
             if not ARGS.keep:
                 bench.shutil.rmtree(server.dir, ignore_errors=True)
+    if ARGS.figures:
+        ARGS.figures.write_text(json.dumps(figures))
     say()
     for name, value, unit in figures:
         say(f"{name} {value:.3f} {unit}")

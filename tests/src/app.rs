@@ -136,16 +136,35 @@ impl TestApp {
         self.host.as_ref().expect("the host runs").0.pid()
     }
 
+    /// Whether the host was started and has not ended by itself.
+    pub fn is_running(&mut self) -> bool {
+        self.host.as_mut().is_some_and(|(running, _)| running.is_running())
+    }
+
     /// The process of the handler that was started last.
     #[track_caller]
     pub fn handler_pid(&self) -> u32 {
-        wait_for("the handler is started", START_LIMIT, || {
-            let log = self.log();
-            let at = log.rfind("started the handler")?;
-            let rest = &log[at..];
-            let at = rest.find("pid=")? + "pid=".len();
-            rest[at..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-        })
+        wait_for("the handler is started", START_LIMIT, || self.last_handler())
+    }
+
+    /// The handler that was started last, if it still runs.
+    pub fn live_handler(&self) -> Option<u32> {
+        let pid = self.last_handler()?;
+        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        program.starts_with(self.folder.path()).then_some(pid)
+    }
+
+    fn last_handler(&self) -> Option<u32> {
+        let log = self.log();
+        let at = log.rfind("started the handler")?;
+        let rest = &log[at..];
+        let at = rest.find("pid=")? + "pid=".len();
+        rest[at..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+
+    /// The folder of all that is this app's.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// SIGKILL for the host; what it leaves behind has to care for itself.

@@ -211,8 +211,17 @@ impl Server {
 
     /// Stops it in the fast mode: clients are disconnected, nothing is lost.
     pub fn stop(&mut self) {
+        self.end(Signal::INT);
+    }
+
+    /// Stops it in the immediate mode: sessions end where they are, and its next start recovers it.
+    pub fn stop_at_once(&mut self) {
+        self.end(Signal::QUIT);
+    }
+
+    fn end(&mut self, how: Signal) {
         let Some(mut postmaster) = self.postmaster.take() else { return };
-        signal(postmaster.id().cast_signed(), Signal::INT);
+        signal(postmaster.id().cast_signed(), how);
         let ended = wait(&mut postmaster, START_LIMIT);
         assert!(ended.is_some(), "the server did not stop:\n{}", tail(&self.log()));
     }

@@ -1,7 +1,6 @@
 //! A whole backup: every database of a server, sealed by one manifest.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -108,7 +107,7 @@ fn back_up_locked(
     let databases =
         source::databases(connection, facts.source.flexible_server, &options.exclude_databases)?;
     progress.phase("looking at the last backup");
-    let last = LastBackup::read(vault, &server, progress)?;
+    let (last, _) = LastBackup::read(vault, &server, progress)?;
     let uploads = Uploads::start(
         Arc::new(vault.clone()),
         Arc::clone(progress),
@@ -185,42 +184,70 @@ pub(crate) fn take_server_lock(
 }
 
 /// What the last sealed backup of the server tells this one.
+#[derive(Default)]
 pub(crate) struct LastBackup {
+    /// Which it is.
+    pub(crate) id: Option<BackupId>,
+    /// Whether all of its lists could be read.
+    pub(crate) is_whole: bool,
     pub(crate) known: KnownChunks,
     pub(crate) cuts: HashMap<String, LastCuts>,
 }
 
 impl LastBackup {
     /// Chunks that the last backup names and that are there with the length it says. One that is
-    /// missing or cut off is made anew.
+    /// missing or cut off is made anew; they are given too.
     pub(crate) fn read(
         vault: &Vault,
         server: &ServerName,
         progress: &Progress,
+    ) -> Result<(Self, Vec<ContentHash>), BackupError> {
+        let Some(id) = vault.backups(server)?.pop() else {
+            return Ok((Self::default(), Vec::new()));
+        };
+        let mut last = Self::named(vault, id, progress)?;
+        let mut there = last.known.looks();
+        vault.list_chunks(&mut |hash, stored_bytes| there.found(&hash, stored_bytes))?;
+        let missing = there.missing();
+        if let (Some(id), false) = (&last.id, missing.is_empty()) {
+            progress.message(format!(
+                "{} chunks of the last backup {id} are missing or damaged in the vault; \
+                 what the source still has of them is stored again",
+                missing.len()
+            ));
+        }
+        last.known.forget(&missing);
+        Ok((last, missing))
+    }
+
+    /// What a backup names, whether or not it is there.
+    pub(crate) fn named(
+        vault: &Vault,
+        id: BackupId,
+        progress: &Progress,
     ) -> Result<Self, BackupError> {
-        let mut last = Self { known: KnownChunks::default(), cuts: HashMap::new() };
-        let Some(id) = vault.backups(server)?.pop() else { return Ok(last) };
         let manifest = match vault.manifest(&id) {
             Ok(manifest) => manifest,
             Err(error) => {
                 progress.message(format!(
                     "the last backup {id} cannot be read ({error}); this one starts from nothing"
                 ));
-                return Ok(last);
+                return Ok(Self::default());
             }
         };
-        let mut named = HashMap::new();
+        let mut named = Vec::new();
+        let mut is_whole = true;
+        let mut all_cuts: HashMap<String, LastCuts> = HashMap::new();
         for database in &manifest.databases {
-            let cuts = last.cuts.entry(database.name.clone()).or_default();
+            let cuts = all_cuts.entry(database.name.clone()).or_default();
             let read = vault.read_contents(&database.contents, |entry| {
-                for chunk in &entry.chunks {
-                    named.insert(chunk.hash, *chunk);
-                }
+                named.extend(entry.chunks.iter().map(|chunk| (chunk.hash, chunk.stored_bytes)));
                 if !matches!(entry.cut, Cut::Objects(_)) {
                     cuts.insert((entry.schema, entry.name), entry.cut);
                 }
             });
             if let Err(error) = read {
+                is_whole = false;
                 progress.message(format!(
                     "the last backup's list of database {:?} cannot be read ({error}); \
                      its chunks are looked for one by one",
@@ -228,21 +255,7 @@ impl LastBackup {
                 ));
             }
         }
-        vault.list_chunks(&mut |hash, stored_bytes| {
-            if let Entry::Occupied(chunk) = named.entry(hash)
-                && u64::from(chunk.get().stored_bytes) == stored_bytes
-            {
-                last.known.insert(&chunk.remove());
-            }
-        })?;
-        if !named.is_empty() {
-            progress.message(format!(
-                "{} chunks of the last backup {id} are missing or damaged in the vault; \
-                 what the source still has of them is stored again",
-                named.len()
-            ));
-        }
-        Ok(last)
+        Ok(Self { id: Some(id), is_whole, known: KnownChunks::new(named), cuts: all_cuts })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rows into chunks: where they are cut, hashed, looked up, compressed and sent off.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
 use flexkeep_pg_copy::CopySink;
@@ -21,20 +21,76 @@ pub(crate) const SOFT_CHUNK_BYTES: usize = 16 << 20;
 pub(crate) const HARD_CHUNK_BYTES: usize = 24 << 20;
 
 /// Chunks that the vault is known to hold, with their stored length: those of the last backup,
-/// and those of this run.
+/// and those of this run. The last backup may have hundreds of thousands, so they are kept short.
 #[derive(Debug, Default)]
-pub(crate) struct KnownChunks(RwLock<HashMap<ContentHash, u32>>);
+pub(crate) struct KnownChunks {
+    /// In the order of their hashes.
+    last: Vec<(ContentHash, u32)>,
+    new: RwLock<HashMap<ContentHash, u32>>,
+}
 
 impl KnownChunks {
+    /// Those of the last backup, in any order.
+    pub(crate) fn new(mut last: Vec<(ContentHash, u32)>) -> Self {
+        last.sort_unstable();
+        last.dedup_by_key(|(hash, _)| *hash);
+        last.shrink_to_fit();
+        Self { last, new: RwLock::default() }
+    }
+
     pub(crate) fn insert(&self, chunk: &ChunkRef) {
-        self.0
+        self.new
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .insert(chunk.hash, chunk.stored_bytes);
     }
 
     fn stored_bytes(&self, hash: &ContentHash) -> Option<u32> {
-        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(hash).copied()
+        if let Some(place) = self.place(hash) {
+            return Some(self.last[place].1);
+        }
+        self.new.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(hash).copied()
+    }
+
+    fn place(&self, hash: &ContentHash) -> Option<usize> {
+        self.last.binary_search_by_key(hash, |(hash, _)| *hash).ok()
+    }
+
+    /// Begins to look which of them are there.
+    pub(crate) fn looks(&self) -> Looks<'_> {
+        Looks { known: self, there: vec![false; self.last.len()] }
+    }
+
+    /// Takes chunks of the last backup out.
+    pub(crate) fn forget(&mut self, gone: &[ContentHash]) {
+        if gone.is_empty() {
+            return;
+        }
+        let gone: HashSet<&ContentHash> = gone.iter().collect();
+        self.last.retain(|(hash, _)| !gone.contains(hash));
+    }
+}
+
+/// Which chunks of the last backup are there.
+pub(crate) struct Looks<'k> {
+    known: &'k KnownChunks,
+    there: Vec<bool>,
+}
+
+impl Looks<'_> {
+    /// A chunk was found, of this length.
+    pub(crate) fn found(&mut self, hash: &ContentHash, stored_bytes: u64) {
+        if let Some(place) = self.known.place(hash)
+            && u64::from(self.known.last[place].1) == stored_bytes
+        {
+            self.there[place] = true;
+        }
+    }
+
+    /// Those that were not found.
+    pub(crate) fn missing(self) -> Vec<ContentHash> {
+        let all = self.known.last.iter().zip(&self.there);
+        all.filter(|(_, there)| !**there).map(|((hash, _), _)| *hash).collect()
     }
 }
 

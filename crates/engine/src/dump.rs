@@ -6,7 +6,7 @@ use std::time::Duration;
 use flexkeep_pg_archive::{Compression, Toc, Version};
 use flexkeep_pg_copy as pg;
 use flexkeep_vault::contents::{self, EntryKind};
-use flexkeep_vault::manifest::{DatabaseSummary, Extension, Loss, Totals};
+use flexkeep_vault::manifest::{DatabaseSummary, Extension, Loss, ObjectRef, Totals};
 use flexkeep_vault::store::PutMode;
 use flexkeep_vault::{ContentHash, ContentsWriter, Vault};
 use serde::Serialize;
@@ -18,7 +18,7 @@ use crate::lane::{self, Work};
 use crate::large_objects::Unreadable;
 use crate::order;
 use crate::outline;
-use crate::plan::{self, EntrySource, LastCuts, Plan, PlannedEntry};
+use crate::plan::{self, EntrySource, LastCuts, Measured, Plan, PlannedEntry};
 use crate::progress::Progress;
 use crate::session;
 use crate::snapshot::Leader;
@@ -31,8 +31,7 @@ pub(crate) struct Prepared {
     pub(crate) attempt: u32,
     pub(crate) leader: Leader,
     pub(crate) encoding: String,
-    /// As it is stored.
-    pub(crate) toc: Vec<u8>,
+    pub(crate) toc: ObjectRef,
     pub(crate) plan: Plan,
     pub(crate) extensions: Vec<Extension>,
     pub(crate) losses: Vec<Loss>,
@@ -41,6 +40,7 @@ pub(crate) struct Prepared {
 
 /// What planning needs to know.
 pub(crate) struct Planning<'a> {
+    pub(crate) vault: &'a Vault,
     pub(crate) target: &'a pg::Config,
     pub(crate) client: &'a ClientTools,
     pub(crate) facts: &'a ServerFacts,
@@ -66,6 +66,7 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, BackupError> {
     let leader = Leader::open(run.target, &database.name, &run.connect)?;
     let planning = Planning {
+        vault: &run.tools.vault,
         target: run.target,
         client: run.client,
         facts: run.facts,
@@ -86,11 +87,16 @@ pub(crate) fn prepare_on(
     last: &LastCuts,
 ) -> Result<Prepared, BackupError> {
     let name = &database.name;
-    let &Planning { target, client, facts, progress, lanes, items_per_lane, split_tables } =
+    let &Planning { vault, target, client, facts, progress, lanes, items_per_lane, split_tables } =
         planning;
     let encoding = database_encoding(&mut leader)?;
     let outline = outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
-    let mut plan = plan::plan(&outline.toc, &leader, last, lanes, items_per_lane, split_tables)?;
+    let measured = Measured {
+        database: name,
+        version: leader.connection.server_version_num(),
+        tables: &leader.tables,
+    };
+    let mut plan = plan::plan(&outline.toc, measured, last, lanes, items_per_lane, split_tables)?;
     let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {
         Unreadable::ask(&mut leader.connection, name)?
     } else {
@@ -107,7 +113,7 @@ pub(crate) fn prepare_on(
         attempt,
         leader,
         encoding,
-        toc: stored_toc(outline.toc, &references)?,
+        toc: put_toc(vault, outline.toc, &references)?,
         plan,
         extensions,
         losses,
@@ -182,10 +188,9 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
         prepared;
     let (snapshot_time, _) = (leader.time, leader.connection.close());
     let vault = &run.tools.vault;
-    let (contents, mut totals) = write_contents(vault, &plan.entries, done, &uploaded.lengths)?;
+    let (contents, mut totals) = write_done(vault, &plan.entries, done, &uploaded.lengths)?;
     totals.new_chunks = uploaded.new_chunks;
     totals.new_stored_bytes = uploaded.new_bytes;
-    let toc = run.tools.vault.put_meta(&toc)?;
     let summary = DatabaseSummary {
         name: database.name,
         oid: database.oid,
@@ -256,14 +261,41 @@ fn read_data(
 
 /// Puts the slices into the order of the table of contents, and refuses to go on unless every one
 /// is there exactly once.
-pub(crate) fn write_contents(
+fn write_done(
     vault: &Vault,
     entries: &[PlannedEntry],
     mut done: Vec<SliceDone>,
     lengths: &HashMap<ContentHash, u64>,
-) -> Result<(flexkeep_vault::manifest::ObjectRef, Totals), BackupError> {
+) -> Result<(ObjectRef, Totals), BackupError> {
     done.sort_unstable_by_key(|slice| (slice.entry, slice.slice));
     let mut done = done.into_iter().peekable();
+    let written = write_contents(vault, entries, |entry, number| {
+        let slice = done
+            .next_if(|slice| slice.entry == entry && slice.slice == number)
+            .ok_or_else(|| missing_slice(&entries[entry], number))?;
+        let mut chunks = slice.chunks;
+        for chunk in &mut chunks {
+            if let Some(&length) = lengths.get(&chunk.hash) {
+                chunk.stored_bytes = u32::try_from(length).map_err(|_| {
+                    BackupError::Internal(format!("chunk {} is too long", chunk.hash))
+                })?;
+            }
+        }
+        Ok(SliceDone { chunks, ..slice })
+    })?;
+    if let Some(extra) = done.next() {
+        return Err(missing_slice(&entries[extra.entry], extra.slice));
+    }
+    Ok(written)
+}
+
+/// Writes the contents list of a database. `slice` gives what was read of a slice of an entry, and
+/// is asked for each one once, in the order of the table of contents.
+pub(crate) fn write_contents(
+    vault: &Vault,
+    entries: &[PlannedEntry],
+    mut slice: impl FnMut(usize, u64) -> Result<SliceDone, BackupError>,
+) -> Result<(ObjectRef, Totals), BackupError> {
     let mut writer = ContentsWriter::new()?;
     let mut totals = Totals::default();
     for (index, planned) in entries.iter().enumerate() {
@@ -277,30 +309,18 @@ pub(crate) fn write_contents(
             cut: planned.cut,
             chunks: Vec::new(),
         };
-        for expected in 0..planned.slices {
-            let slice = done
-                .next_if(|slice| slice.entry == index && slice.slice == expected)
-                .ok_or_else(|| missing_slice(planned, expected))?;
-            entry.rows += slice.rows;
-            entry.chunks.extend(slice.chunks);
-        }
-        for chunk in &mut entry.chunks {
-            if let Some(&length) = lengths.get(&chunk.hash) {
-                chunk.stored_bytes = u32::try_from(length).map_err(|_| {
-                    BackupError::Internal(format!("chunk {} is too long", chunk.hash))
-                })?;
-            }
+        for number in 0..planned.slices {
+            let done = slice(index, number)?;
+            entry.rows += done.rows;
+            entry.chunks.extend(done.chunks);
         }
         totals += entry_totals(&entry);
         writer.push(&entry)?;
     }
-    if let Some(extra) = done.next() {
-        return Err(missing_slice(&entries[extra.entry], extra.slice));
-    }
     Ok((writer.finish(vault)?, totals))
 }
 
-fn missing_slice(entry: &PlannedEntry, slice: u64) -> BackupError {
+pub(crate) fn missing_slice(entry: &PlannedEntry, slice: u64) -> BackupError {
     BackupError::Internal(format!(
         "slice {slice} of {} of {:?} was read not once",
         entry.slices, entry.name
@@ -324,8 +344,12 @@ fn entry_totals(entry: &contents::Entry) -> Totals {
     }
 }
 
-/// The table of contents as the beginning of an archive of zstd frames.
-fn stored_toc(toc: Toc, references: &[order::Reference]) -> Result<Vec<u8>, BackupError> {
+/// Stores the table of contents, as the beginning of an archive of zstd frames.
+pub(crate) fn put_toc(
+    vault: &Vault,
+    toc: Toc,
+    references: &[order::Reference],
+) -> Result<ObjectRef, BackupError> {
     let failed = |error: &dyn std::fmt::Display| {
         BackupError::Internal(format!("pg_dump's table of contents: {error}"))
     };
@@ -333,7 +357,8 @@ fn stored_toc(toc: Toc, references: &[order::Reference]) -> Result<Vec<u8>, Back
     let toc = toc.to_version(version).map_err(|error| failed(&error))?;
     let toc = toc.with_compression(Compression::Zstd).map_err(|error| failed(&error))?;
     let toc = order::complete(toc, references).map_err(|error| failed(&error))?;
-    Ok(toc.encode())
+    // Of many tables it is larger than all else that planning needs.
+    Ok(vault.put_meta_with(|mut out| toc.write_to(&mut out))?)
 }
 
 /// How long to wait after so many attempts: 1, 2, 4, ... seconds, at most 30. A replica that

@@ -45,11 +45,8 @@ pub(crate) fn complete(toc: Toc, references: &[Reference]) -> Result<Toc, TocErr
     let (header, entries) = toc.into_parts();
     let entries = entries.into_iter().map(|entry| {
         let mut dependencies = entry.dependencies().to_vec();
-        for id in waits.of_entry(&entry) {
-            if !dependencies.contains(&id) {
-                dependencies.push(id);
-            }
-        }
+        let mut seen: HashSet<i32> = dependencies.iter().copied().collect();
+        dependencies.extend(waits.of_entry(&entry).into_iter().filter(|id| seen.insert(*id)));
         if dependencies.len() == entry.dependencies().len() {
             return Ok(entry);
         }

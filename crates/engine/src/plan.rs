@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::BackupError;
 use crate::json;
 use crate::session;
-use crate::snapshot::{Leader, TableFacts};
+use crate::snapshot::TableFacts;
 
 /// A table has about this many chunks: a change in one place then costs about half a percent of
 /// the table.
@@ -31,6 +31,11 @@ const SMALLEST_CHUNK_BYTES: u64 = 512 << 10;
 
 /// The largest mean length of chunks, bytes.
 const LARGEST_CHUNK_BYTES: u64 = 8 << 20;
+
+/// A database has about this many chunks at most, as long as [`LARGEST_CHUNK_BYTES`] allows: each is
+/// an object to be put, and is known by name to whoever makes, seals or reads a backup. From 256 GiB
+/// on, small tables have longer chunks for that.
+const CHUNKS_PER_DATABASE: u64 = 1 << 19;
 
 /// A larger table is never read as a whole where it can be read by ranges, bytes on disk: a COPY
 /// that breaks off is read again from its start.
@@ -178,23 +183,34 @@ pub(crate) struct Plan {
 /// How the last backup cut the entries of this database, by schema and name.
 pub(crate) type LastCuts = HashMap<(Option<String>, String), Cut>;
 
+/// What planning looks at of a snapshot.
+#[derive(Clone, Copy)]
+pub(crate) struct Measured<'a> {
+    pub(crate) database: &'a str,
+    /// The server's version, such as 180001.
+    pub(crate) version: u32,
+    /// The tables that are locked, by oid.
+    pub(crate) tables: &'a HashMap<u32, TableFacts>,
+}
+
 /// Plans all data of `toc`.
 pub(crate) fn plan(
     toc: &Toc,
-    leader: &Leader,
+    measured: Measured<'_>,
     last: &LastCuts,
     lanes: usize,
     items_per_lane: u64,
     split_tables: bool,
 ) -> Result<Plan, BackupError> {
-    let version = leader.connection.server_version_num();
     let objects = LargeObjectIds::of(toc)?;
-    let ranging =
-        if split_tables { Ranging::of(toc, leader, lanes, version) } else { Ranging::none() };
+    let mut ranging = Ranging::of(toc, measured, lanes);
+    if !split_tables {
+        ranging.tables.clear();
+    }
     let mut entries = Vec::new();
     for entry in toc.entries().iter().filter(|entry| entry.had_dumper()) {
         match entry.desc() {
-            Some(b"TABLE DATA") => entries.push(plan_table(entry, leader, last, &ranging)?),
+            Some(b"TABLE DATA") => entries.push(plan_table(entry, measured, last, &ranging)?),
             Some(b"BLOBS") => entries.push(plan_objects(entry, &objects)),
             other => {
                 return Err(BackupError::Internal(format!(
@@ -211,14 +227,14 @@ pub(crate) fn plan(
 
 fn plan_table(
     entry: &Entry,
-    leader: &Leader,
+    measured: Measured<'_>,
     last: &LastCuts,
     ranging: &Ranging,
 ) -> Result<PlannedEntry, BackupError> {
     let name = session::lossy(entry.tag().unwrap_or_default());
     let oid = entry.oid();
-    let table = leader.tables.get(&oid).ok_or_else(|| BackupError::Changed {
-        database: leader.database.clone(),
+    let table = measured.tables.get(&oid).ok_or_else(|| BackupError::Changed {
+        database: measured.database.to_owned(),
         what: format!("table {name:?} (it was not there to be locked)"),
     })?;
     let statement = entry.copy_stmt().unwrap_or_default();
@@ -228,7 +244,8 @@ fn plan_table(
     let columns = parsed.columns.join(&b", "[..]);
     let key = (Some(table.schema.clone()), table.name.clone());
     let range_bytes = ranging.tables.contains(&oid).then_some(ranging.range_bytes);
-    let (cut, slices, slice_bytes) = cut_table(table, range_bytes, last.get(&key).copied());
+    let (cut, slices, slice_bytes) =
+        cut_table(table, range_bytes, ranging.least_chunk_bytes, last.get(&key).copied());
     Ok(PlannedEntry {
         dump_id: entry.dump_id(),
         schema: Some(table.schema.clone()),
@@ -245,32 +262,31 @@ fn plan_table(
     })
 }
 
-/// Which tables are read by ranges.
+/// Which tables are read by ranges, and what else follows from the size of them all.
 struct Ranging {
     tables: HashSet<u32>,
     range_bytes: u64,
+    /// The mean length of the chunks of small tables.
+    least_chunk_bytes: u64,
 }
 
 impl Ranging {
-    /// Every table is read whole.
-    fn none() -> Self {
-        Self { tables: HashSet::new(), range_bytes: *RANGE_BYTES.start() }
-    }
-
-    fn of(toc: &Toc, leader: &Leader, lanes: usize, version: u32) -> Self {
+    fn of(toc: &Toc, measured: Measured<'_>, lanes: usize) -> Self {
         let tables: Vec<(u32, &TableFacts)> = toc
             .entries()
             .iter()
             .filter(|entry| entry.desc() == Some(b"TABLE DATA"))
-            .filter_map(|entry| Some((entry.oid(), leader.tables.get(&entry.oid())?)))
+            .filter_map(|entry| Some((entry.oid(), measured.tables.get(&entry.oid())?)))
             .collect();
-        Self::choose(tables, lanes as u64, version)
+        Self::choose(tables, lanes as u64, measured.version)
     }
 
     fn choose(mut tables: Vec<(u32, &TableFacts)>, lanes: u64, version: u32) -> Self {
         let total: u64 = tables.iter().map(|(_, table)| table.disk_bytes).sum();
         let range_bytes =
             (total / (lanes.max(1) * 32)).clamp(*RANGE_BYTES.start(), *RANGE_BYTES.end());
+        let least_chunk_bytes =
+            (total / CHUNKS_PER_DATABASE).clamp(SMALLEST_CHUNK_BYTES, LARGEST_CHUNK_BYTES);
         // A TID range scan exists since 14, and for heap only.
         tables.retain(|(_, table)| {
             version >= 140_000
@@ -299,14 +315,19 @@ impl Ranging {
         for (oid, _) in tables.iter().filter(|(_, table)| table.disk_bytes > LARGEST_WHOLE_BYTES) {
             chosen.insert(*oid);
         }
-        Self { tables: chosen, range_bytes }
+        Self { tables: chosen, range_bytes, least_chunk_bytes }
     }
 }
 
 /// How to cut, the number of slices, and the bytes of one on disk.
-fn cut_table(table: &TableFacts, range_bytes: Option<u64>, last: Option<Cut>) -> (Cut, u64, u64) {
+fn cut_table(
+    table: &TableFacts,
+    range_bytes: Option<u64>,
+    least_chunk_bytes: u64,
+    last: Option<Cut>,
+) -> (Cut, u64, u64) {
     let chunk_bytes = near(
-        (table.disk_bytes / CHUNKS_PER_TABLE).clamp(SMALLEST_CHUNK_BYTES, LARGEST_CHUNK_BYTES),
+        (table.disk_bytes / CHUNKS_PER_TABLE).clamp(least_chunk_bytes, LARGEST_CHUNK_BYTES),
         match last {
             Some(Cut::Content { chunk_bytes } | Cut::Pages { chunk_bytes, .. }) => {
                 Some(chunk_bytes)
@@ -495,32 +516,33 @@ mod tests {
     }
 
     const RANGE: Option<u64> = Some(64 << 20);
+    const LEAST: u64 = SMALLEST_CHUNK_BYTES;
 
     #[test]
     fn a_table_that_grew_a_little_keeps_its_cuts() {
-        let (first, ..) = cut_table(&table(100_000, 0), RANGE, None);
-        let (second, ..) = cut_table(&table(130_000, 0), Some(100 << 20), Some(first));
+        let (first, ..) = cut_table(&table(100_000, 0), RANGE, LEAST, None);
+        let (second, ..) = cut_table(&table(130_000, 0), Some(100 << 20), LEAST, Some(first));
         assert_eq!(first, second);
     }
 
     #[test]
     fn a_table_that_grew_a_hundredfold_is_cut_anew() {
-        let (first, ..) = cut_table(&table(1_000, 0), Some(4 << 20), None);
-        let (second, ..) = cut_table(&table(10_000_000, 0), Some(128 << 20), Some(first));
+        let (first, ..) = cut_table(&table(1_000, 0), Some(4 << 20), LEAST, None);
+        let (second, ..) = cut_table(&table(10_000_000, 0), Some(128 << 20), LEAST, Some(first));
         assert_ne!(first, second);
     }
 
     #[test]
     fn a_table_that_is_read_by_ranges_from_now_on_keeps_the_length_of_its_chunks() {
-        let (whole, ..) = cut_table(&table(100_000, 0), None, None);
-        let (ranged, ..) = cut_table(&table(140_000, 0), RANGE, Some(whole));
+        let (whole, ..) = cut_table(&table(100_000, 0), None, LEAST, None);
+        let (ranged, ..) = cut_table(&table(140_000, 0), RANGE, LEAST, Some(whole));
         let Cut::Content { chunk_bytes } = whole else { panic!("{whole:?}") };
         assert!(matches!(ranged, Cut::Pages { chunk_bytes: b, .. } if b == chunk_bytes));
     }
 
     #[test]
     fn toast_makes_ranges_of_fewer_pages() {
-        let (cut, slices, _) = cut_table(&table(96, 477 << 20), Some(4 << 20), None);
+        let (cut, slices, _) = cut_table(&table(96, 477 << 20), Some(4 << 20), LEAST, None);
         assert!(matches!(cut, Cut::Pages { pages: 1, .. }), "{cut:?}");
         assert_eq!(slices, 96);
     }
@@ -534,6 +556,23 @@ mod tests {
         let equal = table(50_000, 0);
         let tables = (1..=4).map(|oid| (oid, &equal)).collect();
         assert_eq!(Ranging::choose(tables, 2, 180_000).tables.len(), 1);
+    }
+
+    #[test]
+    fn many_small_tables_have_longer_chunks_than_one_of_them_alone() {
+        let small = table(5_000, 0);
+        let cut = |tables: u32| {
+            let ranging =
+                Ranging::choose((1..=tables).map(|oid| (oid, &small)).collect(), 4, 180_000);
+            match cut_table(&small, None, ranging.least_chunk_bytes, None).0 {
+                Cut::Content { chunk_bytes } => u64::from(chunk_bytes),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(cut(1), SMALLEST_CHUNK_BYTES);
+        assert_eq!(cut(1_000), SMALLEST_CHUNK_BYTES);
+        let chunks = 100_000 * small.disk_bytes / cut(100_000);
+        assert!((CHUNKS_PER_DATABASE / 2..=CHUNKS_PER_DATABASE + 100_000).contains(&chunks));
     }
 
     #[test]

@@ -14,16 +14,22 @@
 //!   or after the end.
 //! - No more connections to the server than lanes, and one.
 
+mod batons;
 mod begin;
 mod join;
 mod journaler;
+mod journals;
 mod lane;
+mod last;
 mod locks;
 mod progress;
 mod room;
+#[cfg(test)]
+mod scale;
 mod seal;
 mod sign;
 mod state;
+mod todo;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -41,7 +47,7 @@ pub use progress::{DatabaseProgress, DatabaseState, LaneProgress, LostSnapshot};
 pub(crate) use room::{free_connections, is_full};
 pub use sign::{Amounts, LaneSign, Sighting, lane_signs};
 
-use crate::backup::{self, LastBackup};
+use crate::backup;
 use crate::chunker::ChunkTools;
 use crate::error::{BackupError, chain};
 use crate::options::BackupOptions;
@@ -68,6 +74,10 @@ const OWN_SESSION_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often a lane without work looks whether there is some.
 const IDLE: Duration = Duration::from_millis(500);
+
+/// How long it waits at first, as planning a small database takes no longer; then twice as long
+/// each time, up to `IDLE`.
+const FIRST_IDLE: Duration = Duration::from_millis(30);
 
 /// A lane of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,7 +161,7 @@ pub fn run_lane(
     let Some(server) = objects.get::<ServerPlan>(state::SERVER)? else {
         return Ok(LaneEnd::Later("the run is being prepared"));
     };
-    let last = LastBackup::read(vault, name, progress)?;
+    let last = last::of_run(&objects, progress)?;
     let tools = ChunkTools {
         vault: Arc::new(vault.clone()),
         known: last.known,
@@ -255,6 +265,7 @@ impl Member<'_> {
         let empty = LastCuts::new();
         let mut pending: Vec<&Database> = self.server.databases.iter().collect();
         let (mut failures, mut conflicts) = (0, 0);
+        let mut idle = FIRST_IDLE;
         loop {
             self.check()?;
             let mut crowded = 0;
@@ -302,7 +313,10 @@ impl Member<'_> {
                 if self.is_over_budget() || self.is_at_deadline() {
                     return Ok(LaneEnd::NotNeeded("others are on what is left"));
                 }
-                self.rest(IDLE)?;
+                self.rest(idle)?;
+                idle = IDLE.min(idle * 2);
+            } else {
+                idle = FIRST_IDLE;
             }
         }
     }
@@ -350,7 +364,10 @@ impl Member<'_> {
         let (connection, plan, folder) = match self.join(connection, database, last, is_extra) {
             Ok(Joined::Held(held)) => {
                 let ended = self.work(*held, is_extra);
-                self.is_on(None);
+                // What it knows is to be seen until its successor, who knows it too, says so.
+                if !matches!(&ended, Ok(ended) if ended.stop == Stop::TimeUp) {
+                    self.is_on(None);
+                }
                 let ended = ended?;
                 match ended.stop {
                     Stop::AllDone => {}

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::lane::Member;
 use super::locks::Key;
-use super::state::{self, AttemptPlan, Baton, Lost};
+use super::state::{self, AttemptPlan, Baton, Lost, RunObjects};
 use crate::dump::{self, Planning};
 use crate::error::{BackupError, chain};
 use crate::plan::{ITEMS_PER_RELAY_LANE, LastCuts};
@@ -66,42 +66,36 @@ pub(super) enum Why<'a> {
     Other(&'a str),
 }
 
-/// How far a database is, by the names of its objects.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Stage {
-    done: bool,
+/// How far a database is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stage {
+    pub(super) done: bool,
     /// The newest attempt, 0 when there is none, and whether it was given up.
-    attempt: u32,
-    lost: bool,
-    planned: bool,
-    items_done: usize,
+    pub(super) attempt: u32,
+    pub(super) lost: bool,
 }
 
 impl Stage {
-    fn of(names: &[String]) -> Self {
-        let mut stage = Self::default();
-        for name in names {
-            let mut parts = name.split('/').skip(1);
-            let (Some(first), second) = (parts.next(), parts.next()) else { continue };
-            if first == "done.json" {
-                stage.done = true;
+    /// Asks for a few objects by their names: to list all that a database has would mean all its
+    /// items.
+    pub(super) fn of(objects: &RunObjects, oid: u32) -> Result<Self, BackupError> {
+        let mut stage = Self { done: objects.has(&state::done_name(oid))?, ..Self::default() };
+        // Ends because each attempt but the last was given up by somebody.
+        while !stage.done {
+            let next = state::attempt_folder(oid, stage.attempt + 1);
+            if objects.has(&state::lost_name(&next))? {
+                stage.lost = true;
+            } else if objects.has(&state::plan_name(&next))? {
+                stage.lost = false;
+            } else {
+                break;
             }
-            let Some(attempt) = first.strip_prefix("attempt-").and_then(|n| n.parse().ok()) else {
-                continue;
-            };
-            if attempt > stage.attempt {
-                stage = Self { done: stage.done, attempt, ..Self::default() };
-            }
-            if attempt == stage.attempt {
-                match second {
-                    Some("lost.json") => stage.lost = true,
-                    Some("plan.json.zst") => stage.planned = true,
-                    Some(item) if item.starts_with("item-") => stage.items_done += 1,
-                    _ => {}
-                }
+            stage.attempt += 1;
+            if !stage.lost {
+                break;
             }
         }
-        stage
+        Ok(stage)
     }
 }
 
@@ -118,9 +112,7 @@ impl Member<'_> {
         let name = database.name.as_str();
         loop {
             self.check()?;
-            let names =
-                self.objects.names(&format!("{}/", state::database_folder(database.oid)))?;
-            let stage = Stage::of(&names);
+            let stage = Stage::of(&self.objects, database.oid)?;
             if stage.done {
                 return Ok(Joined::Done);
             }
@@ -129,9 +121,7 @@ impl Member<'_> {
                     return Ok(Joined::Crowded);
                 }
                 // Somebody may have been faster between the look and the lock.
-                let again =
-                    self.objects.names(&format!("{}/", state::database_folder(database.oid)))?;
-                if Stage::of(&again) != stage {
+                if Stage::of(&self.objects, database.oid)? != stage {
                     self.locks.unlock(&mut connection, name, Key::Snapshot)?;
                     continue;
                 }
@@ -141,51 +131,45 @@ impl Member<'_> {
             let Some(plan) = self.objects.plan(&folder)? else {
                 return Err(BackupError::Internal(format!("{folder} has no plan")));
             };
-            if stage.items_done >= plan.items.len() {
-                return Ok(Joined::AllDone {
-                    connection: Box::new(connection),
-                    plan: Box::new(plan),
-                    folder,
-                });
-            }
-            let batons = self.batons(&folder)?;
-            let at_work = batons.iter().filter(|baton| !baton.left).count();
-            if !successor && at_work >= plan.items.len() {
-                // As many as there is work for, unless none of them lives.
-                if !self.locks.try_lock(&mut connection, name, Key::Snapshot)? {
-                    return Ok(Joined::Crowded);
+            let batons = self.objects.batons(&folder)?;
+            // As many as there is work for, unless none of them lives.
+            let plan = if !successor && batons.len() >= plan.items.len() {
+                plan
+            } else {
+                match self.adopt(connection, plan, &folder, &batons)? {
+                    Adopted::Held(held) => return Ok(Joined::Held(held)),
+                    Adopted::Not(free, plan) => {
+                        connection = *free;
+                        *plan
+                    }
                 }
-                self.give_up(&mut connection, &folder, &plan)?;
-                continue;
-            }
-            match self.adopt(connection, plan, &folder, &batons)? {
-                Adopted::Held(held) => return Ok(Joined::Held(held)),
-                Adopted::Not(free) => connection = *free,
-            }
+            };
+            let crowded = !successor && batons.len() >= plan.items.len();
             if self.locks.try_lock(&mut connection, name, Key::Snapshot)? {
-                let plan = self.objects.plan(&folder)?;
-                match plan {
-                    Some(plan) => self.give_up(&mut connection, &folder, &plan)?,
-                    None => return Err(BackupError::Internal(format!("{folder} lost its plan"))),
+                if self.give_up(&mut connection, &folder, &plan)? {
+                    let (connection, plan) = (Box::new(connection), Box::new(plan));
+                    return Ok(Joined::AllDone { connection, plan, folder });
                 }
                 continue;
             }
-            if Instant::now() >= deadline {
+            if crowded || Instant::now() >= deadline {
                 return Ok(Joined::Crowded);
             }
             std::thread::sleep(LOOK_EVERY);
         }
     }
 
-    /// Gives a snapshot up that nobody holds any more; the lock on it is held.
+    /// Gives a snapshot up that nobody holds any more, unless all its items are done, and says
+    /// whether they are; the lock on it is held.
     fn give_up(
         &self,
         connection: &mut Connection,
         folder: &str,
         plan: &AttemptPlan,
-    ) -> Result<(), BackupError> {
+    ) -> Result<bool, BackupError> {
         let name = &plan.database.name;
-        let done = self.objects.names(&state::item_prefix(folder))?.len();
+        let mut done = 0;
+        self.objects.each_name(&state::item_prefix(folder), |_| done += 1)?;
         if done < plan.items.len() {
             let conflict = self.objects.get::<Lost>(&state::conflict_name(folder))?;
             let why = match &conflict {
@@ -195,7 +179,7 @@ impl Member<'_> {
             self.lose(folder, plan.database.name.as_str(), plan.attempt, why)?;
         }
         self.locks.unlock(connection, name, Key::Snapshot)?;
-        Ok(())
+        Ok(done >= plan.items.len())
     }
 
     /// Writes down that a replica cancelled what this lane read: should nobody hold the snapshot any
@@ -205,8 +189,7 @@ impl Member<'_> {
         database: &Database,
         error: &BackupError,
     ) -> Result<(), BackupError> {
-        let names = self.objects.names(&format!("{}/", state::database_folder(database.oid)))?;
-        let stage = Stage::of(&names);
+        let stage = Stage::of(&self.objects, database.oid)?;
         if stage.attempt > 0 && !stage.lost {
             let lost = Lost { reason: chain(error), at: Timestamp::now(), conflict: true };
             let folder = state::attempt_folder(database.oid, stage.attempt);
@@ -301,6 +284,7 @@ impl Member<'_> {
         let major = self.server.facts.source.version_num / 10_000;
         let client = ClientTools::find(self.options.backup.pg_bin.as_deref(), major)?;
         let planning = Planning {
+            vault: &self.objects.vault,
             target: self.target,
             client: &client,
             facts: &self.server.facts,
@@ -316,7 +300,7 @@ impl Member<'_> {
             attempt,
             snapshot_time: leader.time,
             encoding: prepared.encoding,
-            toc: self.objects.vault.put_meta(&prepared.toc)?,
+            toc: prepared.toc,
             entries: prepared.plan.entries,
             items: prepared.plan.items.into(),
             bytes: prepared.plan.bytes,
@@ -329,7 +313,7 @@ impl Member<'_> {
         if !self.objects.put_plan(folder, &plan)? {
             return Err(BackupError::Internal(format!("{folder} was planned by somebody else")));
         }
-        self.put_baton(
+        self.objects.put_baton(
             folder,
             &Baton { holder: holder.clone(), unlocked: Vec::new(), left: false },
         )?;
@@ -350,7 +334,7 @@ impl Member<'_> {
         batons: &[Baton],
     ) -> Result<Adopted, BackupError> {
         let name = plan.database.name.clone();
-        for baton in batons.iter().filter(|baton| !baton.left) {
+        for baton in batons {
             let from = &baton.holder.baton;
             let sql = format!(
                 "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
@@ -373,12 +357,12 @@ impl Member<'_> {
                 if shared {
                     self.locks.unshare(&mut connection, &name, Key::Snapshot)?;
                 }
-                return Ok(Adopted::Not(Box::new(connection)));
+                return Ok(Adopted::Not(Box::new(connection), Box::new(plan)));
             }
             let from = from.clone();
             return self.hold(connection, plan, folder, &from).map(Adopted::Held);
         }
-        Ok(Adopted::Not(Box::new(connection)))
+        Ok(Adopted::Not(Box::new(connection), Box::new(plan)))
     }
 
     /// Locks the tables of a snapshot that was taken over, and gives it on.
@@ -410,7 +394,8 @@ impl Member<'_> {
         let holder = self.holder(baton, Some(from));
         let mut listed: Vec<u32> = unlocked.iter().copied().collect();
         listed.sort_unstable();
-        self.put_baton(folder, &Baton { holder: holder.clone(), unlocked: listed, left: false })?;
+        self.objects
+            .put_baton(folder, &Baton { holder: holder.clone(), unlocked: listed, left: false })?;
         let folder = folder.to_owned();
         Ok(Box::new(Held { connection, plan, folder, holder, unlocked }))
     }
@@ -461,21 +446,6 @@ impl Member<'_> {
         }
     }
 
-    pub(super) fn put_baton(&self, folder: &str, baton: &Baton) -> Result<(), BackupError> {
-        let name = state::baton_name(folder, &baton.holder);
-        self.objects.put(&name, baton, PutMode::Overwrite)?;
-        Ok(())
-    }
-
-    /// All batons of a snapshot, newest first.
-    pub(super) fn batons(&self, folder: &str) -> Result<Vec<Baton>, BackupError> {
-        let mut batons = Vec::new();
-        for name in self.objects.names(&state::baton_prefix(folder))?.iter().rev() {
-            batons.extend(self.objects.get::<Baton>(name)?);
-        }
-        Ok(batons)
-    }
-
     /// Waits before the next attempt.
     fn pause_before(&self, attempt: u32, conflict: bool) -> Result<(), BackupError> {
         if attempt > 1 {
@@ -492,7 +462,7 @@ impl Member<'_> {
 enum Adopted {
     Held(Box<Held>),
     /// Nobody gave it; the connection is in no transaction.
-    Not(Box<Connection>),
+    Not(Box<Connection>, Box<AttemptPlan>),
 }
 
 /// Locks every table that the snapshot sees, without waiting, and gives those that could not be
@@ -556,22 +526,23 @@ pub(super) fn try_lock(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn stage(names: &[&str]) -> Stage {
-        Stage::of(&names.iter().map(|name| format!("database-5/{name}")).collect::<Vec<_>>())
-    }
+    use crate::relay::scale::memory_run;
 
     #[test]
     fn the_newest_attempt_says_how_far_a_database_is() {
-        assert_eq!(stage(&[]), Stage::default());
-        let first = ["attempt-1/baton-000000-000-a.json", "attempt-1/item-000000.json"];
-        let planned = [first[0], first[1], "attempt-1/plan.json.zst"];
-        let expected = Stage { attempt: 1, planned: true, items_done: 1, ..Stage::default() };
-        assert_eq!(stage(&planned), expected);
-        let lost = [first[0], first[1], "attempt-1/lost.json", "attempt-1/plan.json.zst"];
-        assert_eq!(stage(&lost), Stage { lost: true, ..expected });
-        let second = [&lost[..], &["attempt-10/plan.json.zst", "attempt-2/lost.json"]].concat();
-        assert_eq!(stage(&second), Stage { attempt: 10, planned: true, ..Stage::default() });
-        assert!(stage(&["attempt-1/plan.json.zst", "done.json"]).done);
+        let objects = memory_run();
+        let stage = |name: &str| {
+            objects.put(&format!("database-5/{name}"), &0, PutMode::Create).unwrap();
+            Stage::of(&objects, 5).unwrap()
+        };
+        assert_eq!(Stage::of(&objects, 5).unwrap(), Stage::default());
+        let first = Stage { attempt: 1, ..Stage::default() };
+        assert_eq!(stage("attempt-1/plan.json.zst"), first);
+        assert_eq!(stage("attempt-1/item-000000.json"), first);
+        assert_eq!(stage("attempt-1/lost.json"), Stage { lost: true, ..first });
+        // Its planning failed.
+        assert_eq!(stage("attempt-2/lost.json"), Stage { attempt: 2, lost: true, done: false });
+        assert_eq!(stage("attempt-3/plan.json.zst"), Stage { attempt: 3, ..Stage::default() });
+        assert!(stage("done.json").done);
     }
 }

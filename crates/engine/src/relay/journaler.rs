@@ -2,6 +2,7 @@
 //! and durable.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ pub(super) struct Read {
 #[derive(Default)]
 pub(super) struct Written {
     items: Mutex<Vec<usize>>,
+    hurry: AtomicBool,
     failure: Mutex<Option<BackupError>>,
 }
 
@@ -41,6 +43,11 @@ impl Written {
     /// The items since the last call.
     pub(super) fn take(&self) -> Vec<usize> {
         std::mem::take(&mut self.items.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks for what is stored by now to be written down, without waiting for more to do it with.
+    pub(super) fn hurry(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
     }
 
     /// What went wrong, once.
@@ -76,12 +83,15 @@ pub(super) fn work(
             return written.fail(BackupError::UploadFailed);
         }
         let stored = waiting.iter().take_while(|read| uploads.has_passed(read.mark)).count();
-        if stored == 0 || (open && synced.elapsed() < SYNC_EVERY) {
+        let is_soon_enough = synced.elapsed() < SYNC_EVERY
+            && !(stored == waiting.len() && written.hurry.load(Ordering::Relaxed));
+        if stored == 0 || (open && is_soon_enough) {
             if open && uploads.wait_for_some(Duration::ZERO).is_err() {
                 return written.fail(BackupError::UploadFailed);
             }
             continue;
         }
+        written.hurry.store(false, Ordering::Relaxed);
         synced = Instant::now();
         let ready: Vec<Read> = waiting.drain(..stored).collect();
         if let Err(error) = write(objects, folder, ready, &mut lengths, written) {

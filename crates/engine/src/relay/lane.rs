@@ -1,7 +1,7 @@
 //! A lane at work: it claims items of a snapshot that it holds, until all are done or its time is
 //! up and its successor holds the snapshot.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Sender};
@@ -13,10 +13,11 @@ use jiff::Timestamp;
 
 use super::join::{self, Held, Locked};
 use super::journaler::{self, Read, Written};
-use super::locks::{ItemLocks, Key, Locks};
+use super::locks::{ItemLocks, Key, Locks, SessionClaims};
 use super::room;
 use super::sign::{FRESH, On, Sighting, Signed, lane_signs};
-use super::state::{self, AttemptPlan, Baton, RunObjects, ServerPlan};
+use super::state::{self, AttemptPlan, RunObjects, ServerPlan};
+use super::todo::Todo;
 use super::{Lane, LaneOptions, Successors};
 use crate::chunker::{ChunkTools, Chunker};
 use crate::error::BackupError;
@@ -26,14 +27,11 @@ use crate::plan::{EntrySource, Item};
 use crate::session;
 use crate::snapshot;
 
-/// Items that are offered to one claim.
-const OFFERED: usize = 64;
-
 /// How often a lane looks around: at the run, at its snapshot, for its successor.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a lane waits when there is nothing to claim at the moment.
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_millis(50);
 
 /// How long a lane waits for its successor while another lane holds the snapshot too.
 const SUCCESSOR_LIMIT: Duration = Duration::from_secs(60);
@@ -98,6 +96,7 @@ impl Member<'_> {
     /// An error if the work is to stop: it was cancelled, or the run is over.
     pub(super) fn check(&self) -> Result<(), BackupError> {
         self.tools.progress.check_cancelled(BackupError::Cancelled)?;
+        // Every few seconds: to go on a little longer does no harm.
         let mut looked = self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY * 3) {
             return Ok(());
@@ -109,6 +108,12 @@ impl Member<'_> {
             }
             _ => Err(BackupError::RunOver),
         }
+    }
+
+    /// The same, without trusting a look of some seconds ago.
+    fn check_now(&self) -> Result<(), BackupError> {
+        *self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        self.check()
     }
 
     /// Whether this lane should be succeeded.
@@ -159,19 +164,12 @@ struct Shift<'m, 'a> {
     held: Held,
     items: ItemLocks,
     written: &'m Written,
-    /// Items that nobody is known to have done, in the order of the plan.
-    todo: VecDeque<usize>,
-    done: HashSet<usize>,
-    /// Claims of this lane that are not written down yet.
-    claimed: HashSet<usize>,
+    todo: Todo,
     /// Whether this is the one connection more, until the predecessor has gone.
     is_extra: bool,
     /// When the successor was sent for.
     asked: Option<Instant>,
-    listed: Instant,
     looked: Instant,
-    /// When something was last done, by this lane or by others.
-    moved: Instant,
     /// Sessions of lanes that gave a sign since nothing moves, and when it was last listened for.
     heard: HashSet<i32>,
     listened: Instant,
@@ -191,25 +189,22 @@ impl<'m, 'a> Shift<'m, 'a> {
         let progress = &member.tools.progress;
         progress.phase(&plan.database.name);
         progress.planned(plan.entries.iter().filter(|e| e.slices > 0).count() as u64, plan.bytes);
+        let place = (member.lane.lane, member.lanes);
+        let todo = Todo::recall(&member.objects, &held.folder, place, plan.items.len())?;
         let now = Instant::now();
-        let mut shift = Self {
+        let shift = Self {
             member,
             held,
             items,
             written,
-            todo: VecDeque::new(),
-            done: HashSet::new(),
-            claimed: HashSet::new(),
+            todo,
             is_extra,
             asked: None,
-            listed: now,
             looked: now,
-            moved: now,
             heard: HashSet::new(),
             listened: now,
             counted: now,
         };
-        shift.list()?;
         shift.show();
         Ok(shift)
     }
@@ -218,60 +213,51 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// is claimed is read then, and only not written down yet.
     fn show(&self) {
         let plan = &self.held.plan;
+        let (items_done, own_items_done) = self.todo.done_counts();
         let mut sighting = Sighting {
             database: plan.database.name.clone(),
             oid: plan.database.oid,
             attempt: plan.attempt,
             items: plan.items.len(),
-            items_done: self.done.len(),
+            items_done,
+            own_items_done,
             bytes: plan.bytes,
             bytes_done: 0,
+            own_bytes_done: 0,
             bytes_in_hand: 0,
             objects: plan.entries.iter().filter(|entry| entry.slices > 0).count() as u64,
             objects_done: 0,
+            own_objects_done: 0,
         };
-        let mut slices_done = vec![0; plan.entries.len()];
+        // By entry: slices of items that are done, and of those that are the lane's own.
+        let mut slices_done = vec![(0, 0); plan.entries.len()];
         for item in &plan.items {
-            let is_done = self.done.contains(&item.id);
-            if !is_done && !self.claimed.contains(&item.id) {
+            let (is_done, is_own) = (self.todo.is_done(item.id), self.todo.is_own(item.id));
+            if !is_done && !self.todo.is_claimed(item.id) {
                 continue;
             }
             for part in &item.parts {
                 let bytes = part.slices * plan.entries[part.entry].slice_bytes;
-                if is_done {
-                    sighting.bytes_done += bytes;
-                    slices_done[part.entry] += part.slices;
-                } else {
+                if !is_done {
                     sighting.bytes_in_hand += bytes;
+                    continue;
+                }
+                let (all, own) = &mut slices_done[part.entry];
+                sighting.bytes_done += bytes;
+                *all += part.slices;
+                if is_own {
+                    sighting.own_bytes_done += bytes;
+                    *own += part.slices;
                 }
             }
         }
-        let counted = plan.entries.iter().zip(slices_done);
-        sighting.objects_done =
-            counted.filter(|(entry, done)| *done > 0 && *done >= entry.slices).count() as u64;
+        for (entry, (all, own)) in plan.entries.iter().zip(slices_done) {
+            sighting.objects_done += u64::from(all > 0 && all >= entry.slices);
+            sighting.own_objects_done += u64::from(own > 0 && own >= entry.slices);
+        }
         let done_bytes = self.member.tools.progress.read().done_bytes;
         let backend = self.held.connection.backend_pid();
         self.member.is_on(Some(On { sighting, backend, done_bytes }));
-    }
-
-    /// Looks up which items are done.
-    fn list(&mut self) -> Result<(), BackupError> {
-        let names = self.member.objects.names(&state::item_prefix(&self.held.folder))?;
-        if names.len() > self.done.len() {
-            self.moved = Instant::now();
-        }
-        self.done = names.iter().filter_map(|name| state::item_of(name)).collect();
-        let (done, claimed) = (&self.done, &self.claimed);
-        self.todo = self
-            .held
-            .plan
-            .items
-            .iter()
-            .map(|item| item.id)
-            .filter(|id| !done.contains(id) && !claimed.contains(id))
-            .collect();
-        self.listed = Instant::now();
-        Ok(())
     }
 
     fn run(&mut self, reads: &Sender<Read>) -> Result<Stop, BackupError> {
@@ -286,26 +272,24 @@ impl<'m, 'a> Shift<'m, 'a> {
                 return Ok(stop);
             }
             self.free_what_is_stuck()?;
-            if self.todo.is_empty() {
-                if self.claimed.is_empty() {
-                    self.list()?;
-                    if self.done.len() >= self.held.plan.items.len() {
-                        return Ok(Stop::AllDone);
-                    }
-                }
-                if self.todo.is_empty() {
-                    std::thread::sleep(IDLE);
-                    continue;
-                }
+            if self.todo.is_all_done() {
+                return Ok(Stop::AllDone);
             }
-            let Some(id) = self.claim()? else {
+            let (todo, mut claims) = self.todo_and_claims();
+            let Some(id) = todo.claim(&mut claims)? else {
+                // Others may wait for these to be written down, as this lane does for theirs.
+                self.written.hurry();
                 std::thread::sleep(IDLE);
                 continue;
             };
+            if self.todo.helps() {
+                // Perhaps all is done: who has sealed the backup clears away what says so.
+                member.check_now()?;
+            }
             let item = self.held.plan.items[id].clone();
             if !self.lock(&item)? {
-                self.give_back(id)?;
-                self.todo.push_back(id);
+                let (todo, mut claims) = self.todo_and_claims();
+                todo.give_back(id, &mut claims)?;
                 std::thread::sleep(IDLE);
                 continue;
             }
@@ -320,7 +304,7 @@ impl<'m, 'a> Shift<'m, 'a> {
                 }
                 slices => slices?,
             };
-            self.moved = Instant::now();
+            self.todo.move_on();
             let mark = tools.uploads.mark();
             // The receiver ends only with a failure, which is looked for in the next round.
             let _ = reads.send(Read { item: id, mark, journal, slices });
@@ -331,7 +315,7 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// stopped, or a machine that is cut off, without the server having noticed. To be called while
     /// this lane has nothing to do.
     fn free_what_is_stuck(&mut self) -> Result<(), BackupError> {
-        if self.moved.elapsed() < STUCK_AFTER {
+        if self.todo.still_for() < STUCK_AFTER {
             self.heard.clear();
             return Ok(());
         }
@@ -346,10 +330,10 @@ impl<'m, 'a> Shift<'m, 'a> {
         let fresh = signs.iter().filter(|sign| now.duration_since(sign.at) < FRESH);
         self.heard.extend(fresh.filter_map(|sign| sign.backend));
         // In a hand-over two write the sign of one lane in turn; in this time both are heard.
-        if self.moved.elapsed() < STUCK_AFTER + LISTEN_FOR {
+        if self.todo.still_for() < STUCK_AFTER + LISTEN_FOR {
             return Ok(());
         }
-        self.moved = Instant::now();
+        self.todo.move_on();
         let alive: Vec<i32> = self.heard.drain().collect();
         let database = self.held.plan.database.name.clone();
         let ended = self.items.end_others(&mut self.held.connection, &database, &alive)?;
@@ -370,53 +354,14 @@ impl<'m, 'a> Shift<'m, 'a> {
             return Err(error);
         }
         let written = self.written.take();
-        if written.is_empty() {
-            return Ok(());
-        }
-        for item in &written {
-            self.claimed.remove(item);
-            self.done.insert(*item);
-        }
-        let database = self.held.plan.database.name.clone();
-        self.items.release(&mut self.held.connection, &database, &written)
+        let (todo, mut claims) = self.todo_and_claims();
+        todo.settle(&written, &mut claims)
     }
 
-    /// Claims an item that is not done. What others have claimed is passed over.
-    fn claim(&mut self) -> Result<Option<usize>, BackupError> {
-        let database = self.held.plan.database.name.clone();
-        let mut offered = 0;
-        while offered < self.todo.len() {
-            let end = self.todo.len().min(offered + OFFERED);
-            let some: Vec<usize> = self.todo.range(offered..end).copied().collect();
-            let claimed = self.items.claim(&mut self.held.connection, &database, &some)?;
-            let Some(item) = claimed else {
-                offered = end;
-                continue;
-            };
-            self.todo.retain(|&id| id != item);
-            if self.member.objects.has(&state::item_name(&self.held.folder, item))? {
-                self.done.insert(item);
-                self.items.release(&mut self.held.connection, &database, &[item])?;
-                // Others have done more than this lane knows of.
-                self.list()?;
-                offered = 0;
-                continue;
-            }
-            self.claimed.insert(item);
-            self.moved = Instant::now();
-            return Ok(Some(item));
-        }
-        // Somebody else has claimed each of them; some are done by now.
-        if self.listed.elapsed() > LOOK_EVERY {
-            self.list()?;
-        }
-        Ok(None)
-    }
-
-    fn give_back(&mut self, item: usize) -> Result<(), BackupError> {
-        self.claimed.remove(&item);
-        let database = self.held.plan.database.name.clone();
-        self.items.release(&mut self.held.connection, &database, &[item])
+    fn todo_and_claims(&mut self) -> (&mut Todo, SessionClaims<'_>) {
+        let Held { connection, plan, .. } = &mut self.held;
+        let claims = SessionClaims { items: self.items, connection, database: &plan.database.name };
+        (&mut self.todo, claims)
     }
 
     /// Locks the tables of an item that this lane could not lock at first, and makes sure that
@@ -466,7 +411,7 @@ impl<'m, 'a> Shift<'m, 'a> {
         }
         let over = member.is_over_budget();
         // While it waits for its successor it looks more often: two of them cost twice.
-        let every = if over { IDLE } else { LOOK_EVERY };
+        let every = if over { LOOK_EVERY / 10 } else { LOOK_EVERY };
         if self.looked.elapsed() < every {
             return Ok(None);
         }
@@ -527,6 +472,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             return Ok(asked);
         }
         let member = self.member;
+        self.todo.leave_known()?;
         member.successors.start(&member.lane.next()).map_err(BackupError::Successor)?;
         Ok(*self.asked.insert(Instant::now()))
     }
@@ -535,11 +481,9 @@ impl<'m, 'a> Shift<'m, 'a> {
     /// be read. Those that it could not lock come first from now on: only this lane has them.
     fn has_successor(&mut self) -> Result<bool, BackupError> {
         let lane = self.member.lane;
-        let batons = self.member.batons(&self.held.folder)?;
+        let batons = self.member.objects.batons(&self.held.folder)?;
         let Some(next) = batons.iter().find(|baton| {
-            baton.holder.lane == lane.lane
-                && baton.holder.generation > lane.generation
-                && !baton.left
+            baton.holder.lane == lane.lane && baton.holder.generation > lane.generation
         }) else {
             return Ok(false);
         };
@@ -553,14 +497,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             let mut oids = plan.items[id].parts.iter().map(|part| plan.entries[part.entry].oid);
             oids.any(|oid| wanted.contains(&oid))
         };
-        let open = |id: &usize| !self.done.contains(id) && is_wanted(*id);
-        if !(0..plan.items.len()).any(|id| open(&id)) {
-            return Ok(true);
-        }
-        let (first, rest): (Vec<usize>, Vec<usize>) =
-            self.todo.iter().partition(|id| is_wanted(**id));
-        self.todo = first.into_iter().chain(rest).collect();
-        Ok(false)
+        Ok(!self.todo.wants(is_wanted))
     }
 
     /// Whether another lane, which means to stay, holds the snapshot too.
@@ -582,8 +519,7 @@ impl<'m, 'a> Shift<'m, 'a> {
     fn end(mut self, stop: Stop) -> Result<Ended, BackupError> {
         self.settle()?;
         let database = self.held.plan.database.name.clone();
-        let baton = Baton { holder: self.held.holder.clone(), unlocked: Vec::new(), left: true };
-        self.member.put_baton(&self.held.folder, &baton)?;
+        self.member.objects.leave_baton(&self.held.folder, &self.held.holder)?;
         let connection = &mut self.held.connection;
         session::run(connection, &database, "ending the snapshot", "COMMIT")?;
         self.member.locks.unshare(connection, &database, Key::Snapshot)?;

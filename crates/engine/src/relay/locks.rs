@@ -5,6 +5,7 @@
 use flexkeep_pg_copy::Connection;
 use flexkeep_vault::{ContentHash, RunId, ServerName, Vault};
 
+use super::todo::Claims;
 use crate::error::BackupError;
 use crate::session;
 
@@ -221,6 +222,23 @@ impl ItemLocks {
             list.join(",")
         );
         session::run(connection, database, "giving items back", sql)
+    }
+}
+
+/// The claims of a session.
+pub(super) struct SessionClaims<'c> {
+    pub(super) items: ItemLocks,
+    pub(super) connection: &'c mut Connection,
+    pub(super) database: &'c str,
+}
+
+impl Claims for SessionClaims<'_> {
+    fn claim(&mut self, items: &[usize]) -> Result<Option<usize>, BackupError> {
+        self.items.claim(self.connection, self.database, items)
+    }
+
+    fn release(&mut self, items: &[usize]) -> Result<(), BackupError> {
+        self.items.release(self.connection, self.database, items)
     }
 }
 

@@ -1,11 +1,12 @@
 //! How far a run of several lanes is, from what lies in the vault: no server is asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use flexkeep_vault::{RunId, ServerName, Vault};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::join::Stage;
 use super::sign::{LaneSign, Sighting, lane_signs};
 use super::state::{self, Baton, DatabaseDone, Lost, RunObjects, ServerPlan};
 use crate::error::BackupError;
@@ -113,7 +114,7 @@ pub(crate) fn relay_progress(
     let Some(at) = signs.iter().map(|sign| sign.at).max() else { return Ok(None) };
     let Some(plan) = objects.get::<ServerPlan>(state::SERVER)? else { return Ok(None) };
     let now = Timestamp::now();
-    let look = Look { names: objects.names("database-")?, objects, signs, now };
+    let look = Look { objects, signs, now };
     let mut reading = ProgressReading::default();
     let mut databases = Vec::with_capacity(plan.databases.len());
     for (database, &size) in plan.databases.iter().zip(&plan.sizes) {
@@ -175,8 +176,6 @@ fn seconds_left(
 struct Look {
     objects: RunObjects,
     signs: Vec<LaneSign>,
-    /// Of all objects of databases.
-    names: Vec<String>,
     now: Timestamp,
 }
 
@@ -202,11 +201,6 @@ impl Look {
         }
     }
 
-    /// Names of the objects below a folder.
-    fn below<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
-        self.names.iter().filter_map(move |name| name.strip_prefix(folder)?.strip_prefix('/'))
-    }
-
     /// How far a database is, and how many of its objects are done, of how many.
     fn database(
         &self,
@@ -226,30 +220,23 @@ impl Look {
             held_since: None,
             lost: Vec::new(),
         };
-        let folder = state::database_folder(database.oid);
-        let attempts = attempts(self.below(&folder));
-        for (&attempt, found) in &attempts {
-            progress.snapshot = attempt;
-            if found.lost {
-                progress.lost.extend(self.lost(database.oid, attempt)?);
-            }
+        let stage = Stage::of(&self.objects, database.oid)?;
+        progress.snapshot = stage.attempt;
+        let lost = if stage.lost { stage.attempt } else { stage.attempt.saturating_sub(1) };
+        for attempt in 1..=lost {
+            progress.lost.extend(self.lost(database.oid, attempt)?);
         }
-        if self.below(&folder).any(|name| name == "done.json") {
+        if stage.done {
             progress.done_bytes = size;
             let objects = self.done(database, &mut progress)?;
             return Ok((progress, (objects, objects)));
         }
-        let Some((&attempt, found)) = attempts.last_key_value() else {
-            return Ok((progress, (0, 0)));
-        };
-        if found.lost || !found.planned {
+        if stage.attempt == 0 || stage.lost {
             return Ok((progress, (0, 0)));
         }
         progress.state = DatabaseState::Reading;
-        progress.items_done = found.items;
-        progress.hands = found.batons;
-        self.batons(database.oid, attempt, &mut progress)?;
-        let objects = self.seen(database.oid, attempt, &mut progress);
+        self.hands(database.oid, stage.attempt, &mut progress)?;
+        let objects = self.seen(database.oid, stage.attempt, &mut progress);
         Ok((progress, objects))
     }
 
@@ -279,76 +266,60 @@ impl Look {
         Ok(summary.totals.tables + u64::from(summary.totals.large_objects > 0))
     }
 
-    /// Who holds a snapshot, and since when: the newest baton of each lane, and the first of all.
-    fn batons(
+    /// Through whose hands a snapshot went, since when, and how many lanes hold it.
+    fn hands(
         &self,
         oid: u32,
         attempt: u32,
         progress: &mut DatabaseProgress,
     ) -> Result<(), BackupError> {
         let folder = state::attempt_folder(oid, attempt);
-        let prefix = state::baton_prefix(&folder);
-        let names: Vec<&String> =
-            self.names.iter().filter(|name| name.starts_with(&prefix)).collect();
-        if let Some(first) = names.first() {
-            progress.held_since = self.objects.get::<Baton>(first)?.map(|baton| baton.holder.since);
-        }
-        for sign in self.signs.iter().filter(|sign| !self.is_silent(sign)) {
-            let lane = |name: &&&String| state::baton_lane(name) == Some(sign.lane);
-            let Some(newest) = names.iter().rev().find(lane) else { continue };
-            let baton = self.objects.get::<Baton>(newest)?;
-            if sign.resting.is_none() && baton.is_some_and(|baton| !baton.left) {
-                progress.holders += 1;
-            }
-        }
+        let held = self.objects.names(&state::baton_prefix(&folder))?;
+        let left = self.objects.names(&state::left_prefix(&folder))?;
+        // The first of all has the lowest generation, which is the beginning of its name.
+        let first = [left.first(), held.first()].into_iter().flatten();
+        let first: Vec<Baton> = first
+            .filter_map(|name| self.objects.get(name).transpose())
+            .collect::<Result<_, _>>()?;
+        progress.held_since = first.iter().map(|baton| baton.holder.since).min();
+        // Who was killed while it left has both.
+        let hands: BTreeSet<&str> =
+            held.iter().chain(&left).filter_map(|name| state::holder_of(name)).collect();
+        progress.hands = hands.len() as u64;
+        let holding: BTreeSet<u32> =
+            held.iter().filter_map(|name| state::lane_of(state::holder_of(name)?)).collect();
+        let at_work = self.signs.iter().filter(|sign| {
+            !self.is_silent(sign) && sign.resting.is_none() && holding.contains(&sign.lane)
+        });
+        progress.holders = u32::try_from(at_work.count()).unwrap_or(u32::MAX);
         Ok(())
     }
 
-    /// Adds what the lanes say of a snapshot; gives its objects that are done, and all.
+    /// Adds what the lanes say of a snapshot; gives its objects that are done, and all. A lane knows
+    /// its own share, and sooner or later the others' too: whichever is more is nearer.
     fn seen(&self, oid: u32, attempt: u32, progress: &mut DatabaseProgress) -> (u64, u64) {
         let of_it = |on: &&Sighting| on.oid == oid && on.attempt == attempt;
-        let sightings = || self.signs.iter().filter_map(|sign| sign.on.as_ref()).filter(of_it);
-        let Some(newest) = sightings().max_by_key(|on| on.items_done) else { return (0, 0) };
-        progress.items = newest.items as u64;
+        let seen: Vec<&Sighting> =
+            self.signs.iter().filter_map(|sign| sign.on.as_ref()).filter(of_it).collect();
+        let Some(any) = seen.first() else { return (0, 0) };
+        let nearer = |all: fn(&Sighting) -> u64, own: fn(&Sighting) -> u64| {
+            let most = seen.iter().map(|on| all(on)).max().unwrap_or_default();
+            most.max(seen.iter().map(|on| own(on)).sum())
+        };
+        progress.items = any.items as u64;
+        progress.items_done =
+            nearer(|on| on.items_done as u64, |on| on.own_items_done as u64).min(progress.items);
         let at_work = self.signs.iter().filter(|sign| !self.is_silent(sign));
         let in_hand: u64 = at_work
             .filter_map(|sign| sign.on.as_ref())
             .filter(of_it)
             .map(|on| on.bytes_in_hand)
             .sum();
-        let done = (newest.bytes_done + in_hand).min(newest.bytes);
-        let part =
-            u128::from(progress.total_bytes) * u128::from(done) / u128::from(newest.bytes.max(1));
+        let done = nearer(|on| on.bytes_done, |on| on.own_bytes_done) + in_hand;
+        let (done, bytes) = (done.min(any.bytes), any.bytes.max(1));
+        let part = u128::from(progress.total_bytes) * u128::from(done) / u128::from(bytes);
         progress.done_bytes = u64::try_from(part).unwrap_or(progress.total_bytes);
-        (newest.objects_done, newest.objects)
+        let objects = nearer(|on| on.objects_done, |on| on.own_objects_done).min(any.objects);
+        (objects, any.objects)
     }
-}
-
-/// What there is of one snapshot.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
-    planned: bool,
-    lost: bool,
-    items: u64,
-    batons: u64,
-}
-
-/// The snapshots of a database, by the names of the objects in its folder.
-fn attempts<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<u32, Found> {
-    let mut attempts = BTreeMap::<u32, Found>::new();
-    for name in names {
-        let Some((folder, object)) = name.split_once('/') else { continue };
-        let Some(attempt) = folder.strip_prefix("attempt-").and_then(|n| n.parse().ok()) else {
-            continue;
-        };
-        let found = attempts.entry(attempt).or_default();
-        match object {
-            "lost.json" => found.lost = true,
-            "plan.json.zst" => found.planned = true,
-            object if object.starts_with("item-") => found.items += 1,
-            object if object.starts_with("baton-") => found.batons += 1,
-            _ => {}
-        }
-    }
-    attempts
 }

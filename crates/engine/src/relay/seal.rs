@@ -1,34 +1,27 @@
 //! The end of a database, and of a backup: whoever finds that all is done writes it down.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flexkeep_pg_copy::Connection;
-use flexkeep_vault::manifest::{DatabaseSummary, Holder};
+use flexkeep_vault::manifest::DatabaseSummary;
 use flexkeep_vault::store::PutMode;
 
 use super::LaneEnd;
+use super::journals::{self, Journaled};
 use super::lane::Member;
 use super::locks::Key;
-use super::state::{self, AttemptPlan, DatabaseDone, ItemDone};
+use super::state::{self, AttemptPlan, DatabaseDone};
 use crate::backup::{self, Parts};
-use crate::dump;
 use crate::error::BackupError;
 use crate::source::Database;
 
 /// How often it is asked whether somebody else has finished a database.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long it is left to somebody else, who may have been stopped.
+/// How long it is left to somebody else, who may have been stopped, and longer for each item: the
+/// journal is read then.
 const FINISH_LIMIT: Duration = Duration::from_secs(60);
-
-/// Journals that are read at once.
-const READERS: usize = 8;
-
-/// Holders that the manifest lists; of more, the first and the last.
-const HOLDERS_LISTED: usize = 1000;
+const FINISH_LIMIT_PER_ITEM: Duration = Duration::from_millis(5);
 
 impl Member<'_> {
     /// Writes down that a database is done, or waits until somebody else has.
@@ -40,7 +33,8 @@ impl Member<'_> {
     ) -> Result<(), BackupError> {
         let name = plan.database.name.clone();
         let done = state::done_name(plan.database.oid);
-        let until = Instant::now() + FINISH_LIMIT;
+        let items = u32::try_from(plan.items.len()).unwrap_or(u32::MAX);
+        let until = Instant::now() + FINISH_LIMIT + FINISH_LIMIT_PER_ITEM * items;
         loop {
             self.check()?;
             if self.objects.has(&done)? {
@@ -60,30 +54,15 @@ impl Member<'_> {
     }
 
     fn write_done(&self, plan: AttemptPlan, folder: &str, done: &str) -> Result<(), BackupError> {
-        let items = self.journal(&state::item_prefix(folder))?;
-        let mut holders: Vec<Holder> =
-            self.batons(folder)?.into_iter().map(|baton| baton.holder).collect();
-        holders.sort_by_key(|holder| holder.since);
-        if holders.len() > HOLDERS_LISTED {
-            holders.drain(HOLDERS_LISTED / 2..holders.len() - HOLDERS_LISTED / 2);
-        }
-        let mut new_chunks = items.iter().map(|item| item.new_chunks).sum::<u64>();
-        let mut new_bytes = items.iter().map(|item| item.new_bytes).sum::<u64>();
+        let Journaled { contents, mut totals } =
+            journals::write_contents(&self.objects, folder, &plan)?;
         // What earlier attempts uploaded is in the vault because of this backup too.
         for attempt in 1..plan.attempt {
             let before = state::attempt_folder(plan.database.oid, attempt);
-            for item in self.journal(&state::item_prefix(&before))? {
-                new_chunks += item.new_chunks;
-                new_bytes += item.new_bytes;
-            }
+            let (chunks, bytes) = journals::uploaded(&self.objects, &before)?;
+            totals.new_chunks += chunks;
+            totals.new_stored_bytes += bytes;
         }
-        let slices = items.into_iter().flat_map(|item| item.slices).collect();
-        let vault = &self.objects.vault;
-        // Lengths were put right when the items were written.
-        let (contents, mut totals) =
-            dump::write_contents(vault, &plan.entries, slices, &HashMap::new())?;
-        totals.new_chunks = new_chunks;
-        totals.new_stored_bytes = new_bytes;
         let summary = DatabaseSummary {
             name: plan.database.name,
             oid: plan.database.oid,
@@ -94,34 +73,11 @@ impl Member<'_> {
             contents,
             extensions: plan.extensions,
             totals,
-            holders,
+            holders: self.objects.holders(folder)?,
         };
         let value = DatabaseDone { summary: Some(summary), losses: plan.losses, notes: plan.notes };
         self.objects.put(done, &value, PutMode::Create)?;
         Ok(())
-    }
-
-    /// Reads the journal of a snapshot.
-    fn journal(&self, prefix: &str) -> Result<Vec<ItemDone>, BackupError> {
-        let names = self.objects.names(prefix)?;
-        let next = AtomicUsize::new(0);
-        let items = Mutex::new(Vec::with_capacity(names.len()));
-        let read = || -> Result<(), BackupError> {
-            while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let item: ItemDone = self.objects.get(name)?.ok_or(BackupError::RunOver)?;
-                items.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(item);
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..READERS.min(names.len())).map(|_| scope.spawn(read)).collect();
-            threads.into_iter().try_for_each(|thread| {
-                let died = || BackupError::Internal("a thread for the journal died".to_owned());
-                thread.join().map_err(|_| died())?
-            })
-        })?;
-        Ok(items.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// Writes down that a database is not there any more.
@@ -164,7 +120,14 @@ impl Member<'_> {
             started,
             parts,
         )?;
-        if let Err(error) = objects.vault.remove_run(&objects.server, &objects.run) {
+        let vault = &objects.vault;
+        let id = manifest.backup.parse().map_err(|error| {
+            BackupError::Internal(format!("{} was sealed and is no id: {error}", manifest.backup))
+        })?;
+        let closed = vault
+            .seal_run(&objects.server, &objects.run, &id)
+            .and_then(|_| vault.remove_run(&objects.server, &objects.run));
+        if let Err(error) = closed {
             // Nothing depends on it: the next run of this server clears it away.
             tracing::warn!("cannot close run {}: {error}", objects.run);
         }

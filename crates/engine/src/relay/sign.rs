@@ -104,23 +104,32 @@ pub struct Sighting {
     pub attempt: u32,
     /// Items of work.
     pub items: usize,
-    /// Those that are done.
+    /// Those that the lane knows to be done.
     pub items_done: usize,
+    /// Those of them that are its own share: those of all lanes are together what is done.
+    #[serde(default)]
+    pub own_items_done: usize,
     /// The data on the server's disk, bytes.
     #[serde(default)]
     pub bytes: u64,
-    /// What of it the items that are done are.
+    /// What of it the items are that the lane knows to be done.
     #[serde(default)]
     pub bytes_done: u64,
+    /// What of that is its own share.
+    #[serde(default)]
+    pub own_bytes_done: u64,
     /// What this lane has read of items that are not done.
     #[serde(default)]
     pub bytes_in_hand: u64,
     /// Tables and groups of large objects.
     #[serde(default)]
     pub objects: u64,
-    /// Those of which every item is done.
+    /// Those of which the lane knows every item to be done.
     #[serde(default)]
     pub objects_done: u64,
+    /// Those of them that are wholly of its own share.
+    #[serde(default)]
+    pub own_objects_done: u64,
 }
 
 impl Member<'_> {

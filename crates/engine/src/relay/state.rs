@@ -4,10 +4,13 @@
 //! run.json                                   the run's record; it is over when this is gone
 //! server.json                                what is read: databases, roles, facts; written once
 //! lane-3.json                                the last sign of lane 3
+//! last-backup.json                           which backup this one builds on
 //! database-16400/attempt-1/plan.json.zst     one snapshot: entries and items
 //! database-16400/attempt-1/baton-0-2-x.json  a holder of that snapshot (lane 0, generation 2)
+//! database-16400/attempt-1/left-0-2-x.json   the same, once it let go of it
+//! database-16400/attempt-1/known-003.json    what lane 3 leaves to its next one
 //! database-16400/attempt-1/item-000017.json  an item, read and stored
-//! database-16400/attempt-1/conflict.json        why a replica cancelled a holder; written once
+//! database-16400/attempt-1/conflict.json     why a replica cancelled a holder; written once
 //! database-16400/attempt-1/lost.json         why the snapshot is given up; written once
 //! database-16400/done.json                   what the manifest says of it; written once
 //! ```
@@ -149,10 +152,24 @@ impl RunObjects {
         }
     }
 
+    /// Calls `each` with the name of every object that begins with `prefix`, in order.
+    pub(super) fn each_name(
+        &self,
+        prefix: &str,
+        each: impl FnMut(&str),
+    ) -> Result<(), BackupError> {
+        Ok(self.vault.each_run_object(&self.server, &self.run, prefix, each)?)
+    }
+
     /// Names of objects that begin with `prefix`, in order.
     pub(super) fn names(&self, prefix: &str) -> Result<Vec<String>, BackupError> {
-        let objects = self.vault.list_run_objects(&self.server, &self.run, prefix)?;
-        Ok(objects.into_iter().map(|object| object.name).collect())
+        let mut names = Vec::new();
+        self.each_name(prefix, |name| names.push(name.to_owned()))?;
+        Ok(names)
+    }
+
+    pub(super) fn remove(&self, name: &str) -> Result<(), BackupError> {
+        Ok(self.vault.remove_run_object(&self.server, &self.run, name)?)
     }
 
     pub(super) fn has(&self, name: &str) -> Result<bool, BackupError> {
@@ -190,12 +207,10 @@ fn internal(name: &str, error: &dyn std::fmt::Display) -> BackupError {
 
 pub(super) const SERVER: &str = "server.json";
 
+pub(super) const LAST_BACKUP: &str = "last-backup.json";
+
 pub(super) fn lane_name(lane: u32) -> String {
     format!("lane-{lane}.json")
-}
-
-pub(super) fn database_folder(oid: u32) -> String {
-    format!("database-{oid}")
 }
 
 pub(super) fn attempt_folder(oid: u32, attempt: u32) -> String {
@@ -227,6 +242,18 @@ pub(super) fn item_name(folder: &str, item: usize) -> String {
     format!("{folder}/item-{item:06}.json")
 }
 
+/// Items whose journals are listed by one prefix.
+pub(super) const BLOCK: usize = 100;
+
+/// The prefix of the journals of an item and its neighbours.
+pub(super) fn block_prefix(folder: &str, item: usize) -> String {
+    format!("{folder}/item-{:04}", item / BLOCK)
+}
+
+pub(super) fn known_name(folder: &str, lane: u32) -> String {
+    format!("{folder}/known-{lane:03}.json")
+}
+
 /// The item of an object's name.
 pub(super) fn item_of(name: &str) -> Option<usize> {
     name.rsplit_once("/item-")?.1.strip_suffix(".json")?.parse().ok()
@@ -236,14 +263,32 @@ pub(super) fn baton_prefix(folder: &str) -> String {
     format!("{folder}/baton-")
 }
 
-/// The lane of a baton's name.
-pub(super) fn baton_lane(name: &str) -> Option<u32> {
-    name.rsplit_once("/baton-")?.1.split('-').nth(1)?.parse().ok()
+/// The holder in the name of a baton, whether it is held or left.
+pub(super) fn holder_of(name: &str) -> Option<&str> {
+    let (_, name) = name.rsplit_once('/')?;
+    name.strip_prefix("baton-").or_else(|| name.strip_prefix("left-"))
+}
+
+/// The lane of a holder.
+pub(super) fn lane_of(holder: &str) -> Option<u32> {
+    holder.split('-').nth(1)?.parse().ok()
+}
+
+pub(super) fn left_prefix(folder: &str) -> String {
+    format!("{folder}/left-")
 }
 
 /// Batons are looked at from the newest: what sorts last was written by the latest generation.
 pub(super) fn baton_name(folder: &str, holder: &Holder) -> String {
+    format!("{}{}", baton_prefix(folder), holder_name(holder))
+}
+
+pub(super) fn left_name(folder: &str, holder: &Holder) -> String {
+    format!("{}{}", left_prefix(folder), holder_name(holder))
+}
+
+fn holder_name(holder: &Holder) -> String {
     let id: String =
         holder.baton.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
-    format!("{folder}/baton-{:06}-{:03}-{id}.json", holder.generation, holder.lane)
+    format!("{:06}-{:03}-{id}.json", holder.generation, holder.lane)
 }

@@ -2,7 +2,7 @@
 //!
 //! A meta object is one plain zstd frame, named by the hash of its raw content.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
 use super::{Put, Vault, VaultError};
 use crate::contents::Entry;
@@ -16,6 +16,9 @@ pub const MAX_META_STORED_BYTES: u64 = 256 << 20;
 
 /// The longest line of a contents list, bytes: one table of about a million chunks.
 pub const MAX_CONTENTS_LINE_BYTES: u64 = 128 << 20;
+
+/// How much text is compressed at once, bytes.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Meta objects are small and read by hand: size over speed.
 const LEVEL: i32 = 6;
@@ -97,28 +100,71 @@ fn check_stored(what: &'static str, bytes: u64) -> Result<(), VaultError> {
 /// memory, about 40 bytes a chunk.
 pub struct ContentsWriter {
     meta: MetaWriter,
-    line: Vec<u8>,
+}
+
+/// Text on its way into a meta object. The line of a huge table, or the table of contents of many,
+/// has many megabytes, and is nowhere as a whole.
+struct Sink<'a> {
+    meta: &'a mut MetaWriter,
+    what: &'static str,
+    bytes: u64,
+    limit_bytes: u64,
+    failure: Option<VaultError>,
+}
+
+impl<'a> Sink<'a> {
+    /// Has `write` write text of at most `limit_bytes`.
+    fn fill(
+        meta: &'a mut MetaWriter,
+        (what, limit_bytes): (&'static str, u64),
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), VaultError> {
+        let sink = Sink { meta, what, bytes: 0, limit_bytes, failure: None };
+        let mut buffer = BufWriter::with_capacity(BUFFER_BYTES, sink);
+        let written = write(&mut buffer).and_then(|()| buffer.flush());
+        let (sink, _) = buffer.into_parts();
+        match (written, sink.failure) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(failure)) => Err(failure),
+            (Err(source), None) => Err(VaultError::Compress { what, source }),
+        }
+    }
+}
+
+impl Write for Sink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes += bytes.len() as u64;
+        let written = if self.bytes > self.limit_bytes {
+            let Self { what, bytes, limit_bytes, .. } = *self;
+            Err(VaultError::TooLong { what, bytes, limit_bytes })
+        } else {
+            self.meta.write(bytes)
+        };
+        written.map(|()| bytes.len()).map_err(|error| {
+            self.failure = Some(error);
+            io::Error::other("it was refused")
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl ContentsWriter {
     /// An empty list.
     pub fn new() -> Result<Self, VaultError> {
-        Ok(Self { meta: MetaWriter::new("the contents list")?, line: Vec::new() })
+        Ok(Self { meta: MetaWriter::new("the contents list")? })
     }
 
-    /// Adds an entry; the order is that of the table of contents.
+    /// Adds an entry; the order is that of the table of contents. After an error the list is of no
+    /// use.
     pub fn push(&mut self, entry: &Entry) -> Result<(), VaultError> {
-        self.line.clear();
-        let what = "the contents list";
-        serde_json::to_writer(&mut self.line, entry)
-            .map_err(|error| VaultError::Compress { what, source: error.into() })?;
-        self.line.push(b'\n');
-        let bytes = self.line.len() as u64;
-        if bytes > MAX_CONTENTS_LINE_BYTES {
-            let what = "a line of the contents list";
-            return Err(VaultError::TooLong { what, bytes, limit_bytes: MAX_CONTENTS_LINE_BYTES });
-        }
-        self.meta.write(&self.line)
+        let limit = ("a line of the contents list", MAX_CONTENTS_LINE_BYTES);
+        Sink::fill(&mut self.meta, limit, |line| {
+            serde_json::to_writer(&mut *line, entry)?;
+            line.write_all(b"\n")
+        })
     }
 
     /// Stores the list.
@@ -131,8 +177,17 @@ impl Vault {
     /// Stores a meta object. If one of this content is there already and whole, it stays, and the
     /// reference has that one's stored size; a damaged one is replaced.
     pub fn put_meta(&self, raw: &[u8]) -> Result<ObjectRef, VaultError> {
-        let mut meta = MetaWriter::new("a meta object")?;
-        meta.write(raw)?;
+        self.put_meta_with(|out| out.write_all(raw))
+    }
+
+    /// As [`Vault::put_meta`], of what `write` writes. Memory: its compressed form.
+    pub fn put_meta_with(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<ObjectRef, VaultError> {
+        let what = "a meta object";
+        let mut meta = MetaWriter::new(what)?;
+        Sink::fill(&mut meta, (what, u64::MAX), write)?;
         meta.put(self)
     }
 

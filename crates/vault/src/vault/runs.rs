@@ -1,5 +1,7 @@
 //! Runs: what changes while a backup is made. Nothing sealed depends on it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +10,9 @@ use crate::store::{Etag, ObjectMeta, PutMode, StoreError, StoreErrorKind};
 
 /// The most that an object of a run can have, bytes.
 pub const MAX_RUN_OBJECT_BYTES: u64 = 64 << 20;
+
+/// How many objects are removed at once, besides one.
+const REMOVERS: usize = 15;
 
 /// The run's own record.
 const RECORD: &str = "run.json";
@@ -81,6 +86,27 @@ impl Vault {
         run: &RunId,
         reason: &str,
     ) -> Result<bool, VaultError> {
+        self.end_run(server, run, RunState::Failed { reason: reason.to_owned() })
+    }
+
+    /// Writes that a run's backup is sealed, unless the run is not there or somebody else changed
+    /// it. Whether it did. To be called before the run is removed: who still works on it shall not
+    /// take objects that are gone for work that was not done.
+    pub fn seal_run(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        backup: &BackupId,
+    ) -> Result<bool, VaultError> {
+        self.end_run(server, run, RunState::Sealed { backup: backup.clone() })
+    }
+
+    fn end_run(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        state: RunState,
+    ) -> Result<bool, VaultError> {
         let name = run_name(server, run, RECORD);
         // The version first: what changes in between is then found changed.
         let Some(meta) = self.runs().head(&name)? else { return Ok(false) };
@@ -88,7 +114,7 @@ impl Vault {
         if record.state != RunState::Running {
             return Ok(false);
         }
-        record.state = RunState::Failed { reason: reason.to_owned() };
+        record.state = state;
         match self.update_run(&record, meta.etag) {
             Ok(_) => Ok(true),
             Err(VaultError::Store(StoreError { kind: StoreErrorKind::Changed, .. })) => Ok(false),
@@ -196,14 +222,52 @@ impl Vault {
         Ok(objects)
     }
 
+    /// Calls `each` with the name of every object of a run that starts with `prefix`, in order; names
+    /// as given to [`Vault::put_run_object`].
+    pub fn each_run_object(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        prefix: &str,
+        mut each: impl FnMut(&str),
+    ) -> Result<(), VaultError> {
+        let base = run_name(server, run, "");
+        self.runs().list(&format!("{base}{prefix}"), &mut |meta| each(&meta.name[base.len()..]))?;
+        Ok(())
+    }
+
+    /// Removes an object of a run; removing what is not there succeeds.
+    pub fn remove_run_object(
+        &self,
+        server: &ServerName,
+        run: &RunId,
+        name: &str,
+    ) -> Result<(), VaultError> {
+        Ok(self.runs().delete(&run_name(server, run, name))?)
+    }
+
     /// Removes a run, its record last: what is interrupted is still listed. Removing what is
-    /// not there succeeds.
+    /// not there succeeds. A run may have a hundred thousand objects, so several are removed at
+    /// once.
     pub fn remove_run(&self, server: &ServerName, run: &RunId) -> Result<(), VaultError> {
-        for object in self.list_run_objects(server, run, "")? {
-            if object.name != RECORD {
-                self.runs().delete(&run_name(server, run, &object.name))?;
+        let mut objects = self.list_run_objects(server, run, "")?;
+        objects.retain(|object| object.name != RECORD);
+        let next = AtomicUsize::new(0);
+        let remove = || -> Result<(), VaultError> {
+            while let Some(object) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.remove_run_object(server, run, &object.name)?;
             }
-        }
-        Ok(self.runs().delete(&run_name(server, run, RECORD))?)
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let count = REMOVERS.min(objects.len() / 16);
+            let threads: Vec<_> = (0..count).map(|_| scope.spawn(remove)).collect();
+            let own = remove();
+            threads.into_iter().fold(own, |result, thread| {
+                // A panic there is one here.
+                result.and(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            })
+        })?;
+        self.remove_run_object(server, run, RECORD)
     }
 }
