@@ -23,6 +23,8 @@ pub(crate) const QUEUE: &str = "FLEXKEEP_QUEUE";
 pub(crate) const LANES_QUEUE: &str = "FLEXKEEP_LANES_QUEUE";
 /// Seconds that a lane works before it sends its successor; optional.
 pub(crate) const LANE_SECONDS: &str = "FLEXKEEP_LANE_SECONDS";
+/// Seconds between two events that tell how far a backup is, 0 for none; optional.
+pub(crate) const PROGRESS_SECONDS: &str = "FLEXKEEP_PROGRESS_SECONDS";
 /// The queue of restores and drills; the name is also in restore/function.json.
 pub(crate) const RESTORE_QUEUE: &str = "FLEXKEEP_RESTORE_QUEUE";
 /// Where events go.
@@ -46,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) queue: String,
     pub(crate) lanes: String,
     pub(crate) lane_budget: Duration,
+    pub(crate) progress_every: Option<Duration>,
     pub(crate) restore_queue: String,
     pub(crate) events: Vec<Events>,
     pub(crate) pg_bin: Option<PathBuf>,
@@ -77,6 +80,7 @@ impl Settings {
             queue: required(env, QUEUE, "is not set; it names the queue of backups")?,
             lanes: required(env, LANES_QUEUE, "is not set; it names the queue of lanes")?,
             lane_budget: lane_budget(env)?,
+            progress_every: progress_every(env)?,
             restore_queue: required(
                 env,
                 RESTORE_QUEUE,
@@ -115,6 +119,7 @@ impl Settings {
             queue: self.queue.clone(),
             lanes: self.lanes.clone(),
             lane_budget: self.lane_budget,
+            progress_every: self.progress_every,
             restore_queue: self.restore_queue.clone(),
             bus,
             sink: Arc::new(Sinks(sinks)),
@@ -176,6 +181,23 @@ fn lane_budget(env: &dyn Env) -> Result<Duration, BadSetting> {
         _ => {
             let problem = "is not a whole number of seconds from 1 to 86400".to_owned();
             Err(BadSetting { name: LANE_SECONDS, problem })
+        }
+    }
+}
+
+/// A minute: who waits for a backup of hours reads a few hundred of them.
+fn progress_every(env: &dyn Env) -> Result<Option<Duration>, BadSetting> {
+    const USUAL: u64 = 60;
+    let seconds = match env.var(PROGRESS_SECONDS).ok().filter(|text| !text.trim().is_empty()) {
+        None => Some(USUAL),
+        Some(text) => text.trim().parse::<u64>().ok().filter(|seconds| *seconds <= 86_400),
+    };
+    match seconds {
+        Some(0) => Ok(None),
+        Some(seconds) => Ok(Some(Duration::from_secs(seconds))),
+        None => {
+            let problem = "is not a whole number of seconds from 0 to 86400".to_owned();
+            Err(BadSetting { name: PROGRESS_SECONDS, problem })
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use flexkeep_tests::{Output, Server, TestVault, Version, json, run};
+use flexkeep_tests::{Output, Server, TestVault, Version, flexkeep_command, json, run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -191,6 +191,40 @@ fn damage_is_found_named_and_where_the_source_still_has_it_healed() {
             assert_eq!(export.code(), Some(0), "{what}: {}", export.errors());
             assert!(out.errors().contains("missing or damaged"), "{}", out.errors());
         }
+    }
+}
+
+#[test]
+fn compressed_sql_that_breaks_off_is_no_whole_file() {
+    let server = server();
+    let vault = TestVault::new();
+    run(&mut vault.backup(&server), LIMIT).expect_success();
+    let chunk = largest(vault.files("chunks"));
+    let good = fs::read(&chunk).unwrap();
+    for (compress, check) in [("gzip", "gzip"), ("zstd", "zstd")] {
+        let sql = vault.beside(compress);
+        for damaged in [false, true] {
+            if damaged {
+                flip(&chunk);
+            } else {
+                writable(&chunk);
+                fs::write(&chunk, &good).unwrap();
+            }
+            let place = vault.place().display().to_string();
+            let export =
+                ["export", "src/latest", "--vault", &place, "--database", "shop", "--to", "-"];
+            let mut command = flexkeep_command(&export);
+            command.args(["--format", "plain", "--compress", compress, "--pg-bin"]);
+            command.arg(server.version().bin()).stdout(fs::File::create(&sql).unwrap());
+            let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+            let code = child.wait().unwrap().code();
+            assert_eq!(code, Some(if damaged { 4 } else { 0 }), "{compress}");
+            let input = fs::File::open(&sql).unwrap();
+            let checked = Command::new(check).arg("-t").stdin(input).stderr(Stdio::null()).status();
+            assert_eq!(checked.unwrap().success(), !damaged, "{compress}, damaged: {damaged}");
+        }
+        // It had begun.
+        assert!(fs::metadata(&sql).unwrap().len() > 0, "{compress}");
     }
 }
 

@@ -179,6 +179,85 @@ fn a_backup_of_twenty_times_a_lane_s_time_is_of_one_snapshot_through_twenty_hand
     expect_server_free(&server);
 }
 
+/// What `flexkeep status` tells of the run, from the vault alone; `None` without one.
+fn run_in_flight(app: &TestApp) -> Option<Value> {
+    let place = app.place().display().to_string();
+    let mut command = flexkeep_command(&["status", "--json", "--vault", &place]);
+    let text = run(&mut command, MINUTE).expect_success().text();
+    let status: Value = serde_json::from_str(&text).expect("JSON");
+    status["servers"][0]["runs"].as_array()?.first().cloned()
+}
+
+/// The run's progress, if two lanes hold a snapshot that has changed hands, and their speed is known.
+fn tells_all(run: &Value) -> bool {
+    let progress = &run["progress"];
+    let lanes = progress["lanes"].as_array().map_or(&[][..], Vec::as_slice);
+    let at_work = lanes.iter().filter(|lane| lane["database"] == "bank" && lane["silent"] == false);
+    let bank = bank_of(progress);
+    at_work.count() == 2
+        && lanes.iter().any(|lane| lane["generation"].as_u64() > Some(0))
+        && bank["holders"] == 2
+        && bank["hands"].as_u64() >= Some(3)
+        && progress["bytes_per_second"].as_u64() > Some(0)
+        && progress["seconds_left"].is_u64()
+        && (1..100).contains(&run["percent"].as_u64().unwrap_or_default())
+}
+
+fn bank_of(progress: &Value) -> Value {
+    let databases = progress["databases"].as_array().map_or(&[][..], Vec::as_slice);
+    let bank = databases.iter().find(|one| one["database"] == "bank");
+    bank.cloned().unwrap_or_default()
+}
+
+#[test]
+fn anybody_who_sees_the_vault_sees_lanes_batons_and_the_time_left_of_a_run_in_flight() {
+    let server = server();
+    let mut app = app_with(&server, 4, "lanes = 2\nmax_mb_per_second = 7\n");
+    app.set("FLEXKEEP_PROGRESS_SECONDS", "2");
+    app.start(&server);
+    app.send("one", &request("src", "src/one", "2026-11-22T01:00:00Z"));
+    let (began, mut told, mut page) = (Instant::now(), None, String::new());
+    let (mut most_read, mut percents) = (0, Vec::new());
+    while app.events_of("backup.completed").is_empty() && began.elapsed() < 4 * MINUTE {
+        if let Some(run_now) = run_in_flight(&app) {
+            most_read = most_read.max(run_now["progress"]["read_bytes"].as_u64().unwrap_or(0));
+            percents.extend(run_now["percent"].as_u64());
+            if told.is_none() && tells_all(&run_now) {
+                let place = app.place().display().to_string();
+                let mut command = flexkeep_command(&["status", "--vault", &place]);
+                page = run(&mut command, MINUTE).expect_success().text();
+                told = Some(run_now);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let done = app.events_of("backup.completed");
+    assert_eq!(done.len(), 1, "{}", app.log());
+    let told = told.unwrap_or_else(|| panic!("percents: {percents:?}\n{}", app.log()));
+    let progress = &told["progress"];
+    // No faster than it may be, but for what is on its way.
+    assert!(progress["bytes_per_second"].as_u64() < Some(14_000_000), "{told:#}");
+    assert!(progress["seconds_left"].as_u64() < Some(120), "{told:#}");
+    assert_eq!(bank_of(progress)["snapshot"], 1, "{told:#}");
+    assert_eq!(bank_of(progress)["state"], "reading", "{told:#}");
+    assert_eq!(told["attempt"], 1);
+    for lane in progress["lanes"].as_array().expect("lanes") {
+        assert!(lane["pid"].as_u64() > Some(0) && lane["host"].is_string(), "{lane}");
+    }
+    for line in ["  Running   begun ", "  Database  bank: ", "held by 2 lanes", "  Lane 1    hand "]
+    {
+        assert!(page.contains(line), "{line:?} is not in\n{page}");
+    }
+    // What a hand has read is not forgotten by the next one.
+    let raw = done[0]["data"]["raw_bytes"].as_u64().expect("a number");
+    assert!(most_read > raw / 2 && most_read <= raw * 5 / 4, "{most_read} of {raw}");
+    assert!(percents.last() >= Some(&60), "{percents:?}");
+    let events = app.events_of("backup.progress");
+    assert!(!events.is_empty(), "{}", app.log());
+    app.assert_events_keep_the_schema();
+    app.wait_until_drained(3 * MINUTE);
+}
+
 #[test]
 fn of_two_hosts_that_share_a_backup_either_may_be_killed_at_any_moment() {
     const ROUNDS: u32 = 6;

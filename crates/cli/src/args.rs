@@ -240,6 +240,15 @@ pub(crate) struct BackupArgs {
     pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
+    /// Leave this many of the server's connections to others: go on with fewer lanes where fewer are
+    /// free
+    #[arg(long, value_name = "N", default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub(crate) keep_connections_free: u32,
+    /// Read each table whole, by one lane, which leaves the server's cache to others; large tables
+    /// are read by several lanes at once otherwise
+    #[arg(long)]
+    pub(crate) no_split: bool,
     /// zstd level of the data, -50 (fast) to 19 (small)
     #[arg(long, value_name = "N", default_value_t = DEFAULT_LEVEL, allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-50..=19))]
@@ -297,7 +306,13 @@ impl SourceArgs {
 
 impl BackupArgs {
     pub(crate) fn options(&self) -> BackupOptions {
-        BackupOptions { level: self.level, attempts: self.attempts, ..self.source.options() }
+        BackupOptions {
+            level: self.level,
+            attempts: self.attempts,
+            keep_connections_free: self.keep_connections_free,
+            split_tables: !self.no_split,
+            ..self.source.options()
+        }
     }
 }
 
@@ -346,6 +361,8 @@ mod tests {
         );
         assert_eq!(given.stall_timeout, usual.stall_timeout);
         assert!(given.role_passwords && usual.role_passwords);
+        assert_eq!(given.keep_connections_free, usual.keep_connections_free);
+        assert!(given.split_tables && usual.split_tables);
     }
 
     #[test]

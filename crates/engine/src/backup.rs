@@ -430,7 +430,7 @@ fn dump_with_attempts(
             attempt: attempt + 1,
             reason: chain(&error),
         });
-        dump::pause(run, attempt);
+        dump::pause(run, attempt, error.is_recovery_conflict());
         attempt += 1;
         let empty = LastCuts::new();
         prepared = dump::prepare(run, database, attempt, last.unwrap_or(&empty));

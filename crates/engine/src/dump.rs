@@ -47,6 +47,7 @@ pub(crate) struct Planning<'a> {
     pub(crate) progress: &'a Progress,
     pub(crate) lanes: usize,
     pub(crate) items_per_lane: u64,
+    pub(crate) split_tables: bool,
 }
 
 /// A database that is in the vault, but for the manifest.
@@ -72,6 +73,7 @@ pub(crate) fn prepare(
         progress: &run.tools.progress,
         lanes: run.options.lanes,
         items_per_lane: plan::ITEMS_PER_LANE,
+        split_tables: run.options.split_tables,
     };
     prepare_on(leader, &planning, database, attempt, last)
 }
@@ -85,7 +87,8 @@ pub(crate) fn prepare_on(
     last: &LastCuts,
 ) -> Result<Prepared, BackupError> {
     let name = &database.name;
-    let &Planning { vault, target, client, facts, progress, lanes, items_per_lane } = planning;
+    let &Planning { vault, target, client, facts, progress, lanes, items_per_lane, split_tables } =
+        planning;
     let encoding = database_encoding(&mut leader)?;
     let outline = outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
     let measured = Measured {
@@ -93,7 +96,7 @@ pub(crate) fn prepare_on(
         version: leader.connection.server_version_num(),
         tables: &leader.tables,
     };
-    let mut plan = plan::plan(&outline.toc, measured, last, lanes, items_per_lane)?;
+    let mut plan = plan::plan(&outline.toc, measured, last, lanes, items_per_lane, split_tables)?;
     let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {
         Unreadable::ask(&mut leader.connection, name)?
     } else {
@@ -242,7 +245,8 @@ fn read_data(
             work.helper_starts();
             let (work, snapshot) = (&work, leader.snapshot.as_str());
             scope.spawn(move || {
-                lane::help(run.target, &run.connect, snapshot, work);
+                let kept_free = run.options.keep_connections_free;
+                lane::help(run.target, &run.connect, snapshot, kept_free, work);
                 work.helper_ends();
             });
         }
@@ -357,9 +361,17 @@ pub(crate) fn put_toc(
     Ok(vault.put_meta_with(|mut out| toc.write_to(&mut out))?)
 }
 
-/// Waits before the next attempt: 1, 2, 4, ... seconds, at most 30.
-pub(crate) fn pause(run: &Run<'_>, attempt: u32) {
-    let pause = Duration::from_secs(1 << (attempt - 1).min(5)).min(Duration::from_secs(30));
+/// How long to wait after so many attempts: 1, 2, 4, ... seconds, at most 30. A replica that
+/// cancelled the last one gets more time: 10, 20, 40 seconds, then a minute.
+pub(crate) fn pause_after(attempts: u32, recovery_conflict: bool) -> Duration {
+    let (first, most) = if recovery_conflict { (10, 60) } else { (1, 30) };
+    let doubled = attempts.saturating_sub(1).min(5);
+    Duration::from_secs((first << doubled).min(most))
+}
+
+/// Waits before the next attempt.
+pub(crate) fn pause(run: &Run<'_>, attempt: u32, recovery_conflict: bool) {
+    let pause = pause_after(attempt, recovery_conflict);
     let steps = pause.as_millis() / 100;
     for _ in 0..steps {
         if run.tools.progress.is_cancelled() {

@@ -34,6 +34,22 @@ pub enum BackupError {
         #[source]
         source: Box<pg::Error>,
     },
+    /// The server is a replica, and cancelled what was being read.
+    #[error(
+        "{doing} was cancelled by the replica{}, which goes on with the changes of its primary; set \
+         hot_standby_feedback = on there, or raise its max_standby_streaming_delay and \
+         max_standby_archive_delay",
+        in_database(.database)
+    )]
+    RecoveryConflict {
+        /// What was being done.
+        doing: String,
+        /// In which database.
+        database: Option<String>,
+        /// What the server said.
+        #[source]
+        source: Box<pg::Error>,
+    },
     /// No usable pg_dump.
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -214,6 +230,7 @@ impl BackupError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::AnotherBackup { .. }
+            | Self::RecoveryConflict { .. }
             | Self::AttemptsExhausted { .. }
             | Self::SnapshotsLost { .. }
             | Self::Changed { .. }
@@ -236,7 +253,7 @@ impl BackupError {
     /// Whether a new snapshot of the same database may succeed.
     pub(crate) fn is_worth_a_new_attempt(&self) -> bool {
         match self {
-            Self::Changed { .. } => true,
+            Self::Changed { .. } | Self::RecoveryConflict { .. } => true,
             Self::Server { source, .. } | Self::Connect { source, .. } => {
                 source.is_transient() || source.sqlstate().is_some_and(is_concurrent_change)
             }
@@ -252,6 +269,12 @@ impl BackupError {
             Self::Vault(error) => error.is_transient(),
             _ => false,
         }
+    }
+
+    /// Whether a replica cancelled the work, which it will do again unless its settings or the load
+    /// of its primary change.
+    pub(crate) fn is_recovery_conflict(&self) -> bool {
+        matches!(self, Self::RecoveryConflict { .. })
     }
 
     /// Whether the server says that the database does not exist.

@@ -10,6 +10,7 @@ use crate::error::BackupError;
 use crate::journal::{ItemJournal, JournalPlace, SliceDone};
 use crate::large_objects;
 use crate::plan::{EntrySource, Item, Part, PlannedEntry};
+use crate::relay;
 use crate::session;
 use crate::turn::Turn;
 
@@ -163,18 +164,32 @@ pub(crate) fn help(
     target: &pg::Config,
     options: &pg::ConnectOptions,
     snapshot: &str,
+    kept_free: u32,
     work: &Work<'_>,
 ) {
-    let adopt = || adopt(target, options, snapshot, work.reading.database);
-    match adopt().and_then(|connection| help_on(connection, work, &adopt)) {
+    let database = work.reading.database;
+    let fewer = |free: i64| {
+        work.reading.tools.progress.message(format!(
+            "database {database:?}: the server has {free} connections left, and {kept_free} are kept \
+             free for others; going on with a lane less"
+        ));
+    };
+    let adopt = || adopt(target, options, snapshot, database);
+    let help = |mut connection| {
+        if kept_free > 0 {
+            let free = relay::free_connections(&mut connection, database)?;
+            if free < i64::from(kept_free) {
+                connection.close();
+                fewer(free.max(0));
+                return Ok(());
+            }
+        }
+        help_on(connection, work, &adopt)
+    };
+    match adopt().and_then(help) {
         Ok(()) => {}
         // The server has no place for one more: fewer lanes do it too.
-        Err(BackupError::Connect { source, .. }) if source.sqlstate() == Some("53300") => {
-            work.reading.tools.progress.message(format!(
-                "database {:?}: the server has no connection left for another lane; going on with fewer",
-                work.reading.database
-            ));
-        }
+        Err(error) if relay::is_full(&error) => fewer(0),
         Err(error) => work.fail(error),
     }
 }

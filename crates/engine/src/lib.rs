@@ -45,7 +45,8 @@ pub use options::{
 };
 pub use progress::{Progress, ProgressReading, Restart};
 pub use relay::{
-    Begun, Lane, LaneEnd, LaneOptions, LaneSign, Sighting, Successors, begin, lane_signs, run_lane,
+    Amounts, Begun, DatabaseProgress, DatabaseState, Lane, LaneEnd, LaneOptions, LaneProgress,
+    LaneSign, LostSnapshot, Sighting, Successors, begin, lane_signs, run_lane,
 };
 pub use report::{PROGRESS_EVERY, RunProgress, run_progress};
 pub use restore::{

@@ -18,6 +18,13 @@ pub struct BackupOptions {
     pub lanes: usize,
     /// The most that all lanes together read, bytes of data a second.
     pub max_bytes_per_second: Option<u64>,
+    /// Connections of the server that are left to others: where fewer are free, no lane but the
+    /// first begins, and the backup goes on with fewer lanes.
+    pub keep_connections_free: u32,
+    /// Whether tables that would keep one lane busy after the others may be read by ranges, several
+    /// at once; otherwise each is read whole, by one lane, through PostgreSQL's small ring of
+    /// buffers.
+    pub split_tables: bool,
     /// Databases to leave out, by exact name. They are listed in the manifest's notes.
     pub exclude_databases: Vec<String>,
     /// Folder that holds `pg_dump` and `pg_dumpall`; searched for when absent.
@@ -61,6 +68,8 @@ impl Default for BackupOptions {
             name: None,
             lanes: 2,
             max_bytes_per_second: None,
+            keep_connections_free: 3,
+            split_tables: true,
             exclude_databases: Vec::new(),
             pg_bin: None,
             role_passwords: true,

@@ -200,9 +200,13 @@ pub(crate) fn plan(
     last: &LastCuts,
     lanes: usize,
     items_per_lane: u64,
+    split_tables: bool,
 ) -> Result<Plan, BackupError> {
     let objects = LargeObjectIds::of(toc)?;
-    let ranging = Ranging::of(toc, measured, lanes);
+    let mut ranging = Ranging::of(toc, measured, lanes);
+    if !split_tables {
+        ranging.tables.clear();
+    }
     let mut entries = Vec::new();
     for entry in toc.entries().iter().filter(|entry| entry.had_dumper()) {
         match entry.desc() {

@@ -22,6 +22,8 @@ mod journals;
 mod lane;
 mod last;
 mod locks;
+mod progress;
+mod room;
 #[cfg(test)]
 mod scale;
 mod seal;
@@ -40,8 +42,10 @@ use flexkeep_vault::{RunId, RunState, Vault};
 
 pub(crate) use begin::refuse_live_relay;
 pub use begin::{Begun, begin};
-pub(crate) use sign::relay_progress;
-pub use sign::{LaneSign, Sighting, lane_signs};
+pub(crate) use progress::relay_progress;
+pub use progress::{DatabaseProgress, DatabaseState, LaneProgress, LostSnapshot};
+pub(crate) use room::{free_connections, is_full};
+pub use sign::{Amounts, LaneSign, Sighting, lane_signs};
 
 use crate::backup;
 use crate::chunker::ChunkTools;
@@ -60,6 +64,10 @@ use state::{RunObjects, ServerPlan};
 
 /// How often in a row a lane tries again by itself after a failure that may pass.
 const TRIES: u32 = 4;
+
+/// How often a replica may cancel what one lane reads; each time costs the snapshot, or a second
+/// more of waiting before it is taken over again.
+const CONFLICTS: u32 = 12;
 
 /// How long the server may take to end a session that this lane has let go.
 const OWN_SESSION_LIMIT: Duration = Duration::from_secs(10);
@@ -122,6 +130,9 @@ pub enum LaneEnd {
     NotNeeded(&'static str),
     /// Something is in its way that will pass, such as its predecessor: it is to come again.
     Later(&'static str),
+    /// The server nears its limit of connections, and others go on without this lane: it is to look
+    /// again in a while. Says why.
+    NoRoom(String),
 }
 
 /// Does a lane's share of a run, until the backup is sealed or the lane's time is up.
@@ -241,6 +252,7 @@ impl Member<'_> {
             });
             let result = self.go_through(cuts);
             drop(end);
+            self.sign_off(&result);
             result
         })
     }
@@ -252,7 +264,7 @@ impl Member<'_> {
     ) -> Result<LaneEnd, BackupError> {
         let empty = LastCuts::new();
         let mut pending: Vec<&Database> = self.server.databases.iter().collect();
-        let mut failures = 0;
+        let (mut failures, mut conflicts) = (0, 0);
         let mut idle = FIRST_IDLE;
         loop {
             self.check()?;
@@ -273,6 +285,13 @@ impl Member<'_> {
                     Ok(Looked::End(end)) => return Ok(end),
                     // The next look takes another snapshot, or finds somebody who has.
                     Err(BackupError::SnapshotGivenUp { .. } | BackupError::Changed { .. }) => {
+                        index += 1;
+                    }
+                    Err(error) if error.is_recovery_conflict() && conflicts < CONFLICTS => {
+                        conflicts += 1;
+                        self.note_conflict(database, &error)?;
+                        tracing::warn!("lane {}: {}; trying again", self.lane.lane, chain(&error));
+                        self.rest(Duration::from_secs(u64::from(conflicts)))?;
                         index += 1;
                     }
                     Err(error)
@@ -315,7 +334,9 @@ impl Member<'_> {
         }
         // A later one means that this one is late; another one of the same number that it was
         // delivered twice, or that the other one has died.
-        let sign = self.last_sign()?.filter(|sign| !self.is_own(sign) && sign::is_fresh(sign));
+        let sign = self
+            .last_sign()?
+            .filter(|sign| !self.is_own(sign) && sign.resting.is_none() && sign::is_fresh(sign));
         if sign.as_ref().is_some_and(|sign| sign.generation > self.lane.generation) {
             return Ok(Looked::End(LaneEnd::NotNeeded("its successor is at work")));
         }
@@ -326,6 +347,9 @@ impl Member<'_> {
                 self.finish_without(database)?;
                 return Ok(Looked::Done);
             }
+            Err(error) if is_full(&error) && self.may_be_spared()? => {
+                return Ok(Looked::End(LaneEnd::NoRoom(chain(&error))));
+            }
             Err(error) => return Err(error),
         };
         // The one before has sent for this lane, and stays until it is there.
@@ -333,13 +357,22 @@ impl Member<'_> {
         if is_extra && has_twin {
             return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
         }
+        if let Some(why) = self.has_no_room(&mut connection, name, is_extra)? {
+            connection.close();
+            return Ok(Looked::End(LaneEnd::NoRoom(why)));
+        }
         let (connection, plan, folder) = match self.join(connection, database, last, is_extra) {
             Ok(Joined::Held(held)) => {
                 let ended = self.work(*held, is_extra);
-                self.is_on(None);
+                // What it knows is to be seen until its successor, who knows it too, says so.
+                if !matches!(&ended, Ok(ended) if ended.stop == Stop::TimeUp) {
+                    self.is_on(None);
+                }
                 let ended = ended?;
-                if ended.stop == Stop::TimeUp {
-                    return Ok(Looked::End(LaneEnd::HandedOver));
+                match ended.stop {
+                    Stop::AllDone => {}
+                    Stop::TimeUp => return Ok(Looked::End(LaneEnd::HandedOver)),
+                    Stop::NoRoom(why) => return Ok(Looked::End(LaneEnd::NoRoom(why))),
                 }
                 (ended.connection, ended.plan, ended.folder)
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flexkeep_vault::store::{PutMode, StoreErrorKind};
 use flexkeep_vault::{RunId, ServerName, Vault, VaultError};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::BackupError;
 use crate::progress::{Progress, ProgressReading};
-use crate::relay;
+use crate::relay::{self, DatabaseProgress, LaneProgress};
 
 /// How often a run writes its progress into the vault. Short backups write none: a write that
 /// waits for the disk costs others time.
@@ -27,9 +27,18 @@ pub struct RunProgress {
     pub at: Timestamp,
     /// Bytes of data read per second since the reading before.
     pub bytes_per_second: u64,
+    /// The time left, seconds, if it goes on as it went; `None` when that is not known.
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
     /// The counters.
     #[serde(flatten)]
     pub reading: ProgressReading,
+    /// The lanes, in their order; none of a backup by one process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lanes: Vec<LaneProgress>,
+    /// The databases, in the order of the backup; none of a backup by one process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub databases: Vec<DatabaseProgress>,
 }
 
 impl RunProgress {
@@ -60,6 +69,13 @@ pub fn run_progress(
     }
 }
 
+/// The time left if what is planned takes as long as what is done, which took `elapsed`.
+fn seconds_left(reading: &ProgressReading, elapsed: Duration) -> Option<u64> {
+    let left = reading.total_bytes.saturating_sub(reading.done_bytes);
+    let seconds = u128::from(left) * u128::from(elapsed.as_secs());
+    u64::try_from(seconds.checked_div(u128::from(reading.done_bytes))?).ok()
+}
+
 /// Writes progress from a thread of its own until it is stopped.
 pub(crate) struct Reporter {
     stop: Sender<()>,
@@ -77,13 +93,20 @@ impl Reporter {
         let (vault, server, run) = (vault.clone(), server.clone(), run.clone());
         let progress = Arc::clone(progress);
         let work = move || {
-            let mut read_before = 0;
+            let (mut read_before, began) = (0, Instant::now());
             while stopped.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
                 let reading = progress.read();
                 let read = reading.read_bytes.saturating_sub(read_before);
                 read_before = reading.read_bytes;
                 let bytes_per_second = read / PROGRESS_EVERY.as_secs().max(1);
-                let report = RunProgress { at: Timestamp::now(), bytes_per_second, reading };
+                let report = RunProgress {
+                    at: Timestamp::now(),
+                    bytes_per_second,
+                    seconds_left: seconds_left(&reading, began.elapsed()),
+                    reading,
+                    lanes: Vec::new(),
+                    databases: Vec::new(),
+                };
                 let Ok(body) = serde_json::to_vec(&report) else { continue };
                 let put = vault.put_run_object(&server, &run, OBJECT, &body, PutMode::Overwrite);
                 if let Err(error) = put {

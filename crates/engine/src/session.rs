@@ -71,10 +71,23 @@ pub(crate) fn rows(
 
 /// A server error with its place.
 pub(crate) fn failed(doing: &str, database: &str, source: pg::Error) -> BackupError {
-    BackupError::Server {
-        doing: doing.to_owned(),
-        database: (!database.is_empty()).then(|| database.to_owned()),
-        source: Box::new(source),
+    let doing = doing.to_owned();
+    let database = (!database.is_empty()).then(|| database.to_owned());
+    let source = Box::new(source);
+    if is_recovery_conflict(&source) {
+        return BackupError::RecoveryConflict { doing, database, source };
+    }
+    BackupError::Server { doing, database, source }
+}
+
+/// Whether a replica ended a statement or a session, so as to go on with the changes of its primary.
+/// A transaction that only reads, and is not serializable, has no other serialization failure; a
+/// deadlock it may have with others too.
+fn is_recovery_conflict(error: &pg::Error) -> bool {
+    match error.sqlstate() {
+        Some("40001") => true,
+        Some("40P01") => error.to_string().contains("conflict with recovery"),
+        _ => false,
     }
 }
 

@@ -36,7 +36,10 @@ pub use env::{Env, ProcessEnv};
 pub use policy::{MAX_POLICY_BYTES, Policy};
 pub use problem::{PolicyError, Problem, Problems};
 pub use schedule::{Every, Schedule};
-pub use server::{DEFAULT_LANES, DEFAULT_MAX_ATTEMPTS, MAX_LANES, MAX_MAX_ATTEMPTS, ServerPolicy};
+pub use server::{
+    DEFAULT_KEEP_CONNECTIONS_FREE, DEFAULT_LANES, DEFAULT_MAX_ATTEMPTS, MAX_LANES,
+    MAX_MAX_ATTEMPTS, ServerPolicy,
+};
 pub use state::{
     ClockBehind, Due, FAILURES_TO_FALL_BACK, LeftOut, OVERDUE_AFTER, Outcome, Overdue,
     RestoreReason, ScheduleState, Tick, Transition,

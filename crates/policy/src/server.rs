@@ -16,12 +16,14 @@ use crate::section::{Field, Section, type_name};
 pub(crate) const OWN_KEYS: [&str; 2] = ["name", "connection"];
 
 /// Keys that stand in `[[server]]` or in `[defaults]`.
-pub(crate) const SHARED_KEYS: [&str; 8] = [
+pub(crate) const SHARED_KEYS: [&str; 10] = [
     "auth",
     "password",
     "schedule",
     "lanes",
     "max_mb_per_second",
+    "keep_connections_free",
+    "split_tables",
     "exclude_databases",
     "max_attempts",
     "enabled",
@@ -39,6 +41,12 @@ pub const MAX_LANES: u32 = 64;
 /// The highest limit on reading, megabytes a second; more is no limit.
 pub(crate) const MAX_MAX_MB_PER_SECOND: u32 = 100_000;
 
+/// Connections that are left to others where the policy does not say.
+pub const DEFAULT_KEEP_CONNECTIONS_FREE: u32 = 3;
+
+/// The most connections that can be left to others.
+pub(crate) const MAX_KEEP_CONNECTIONS_FREE: u32 = 10_000;
+
 /// The most attempts of one backup.
 pub const MAX_MAX_ATTEMPTS: u32 = 20;
 
@@ -51,6 +59,8 @@ pub struct ServerPolicy {
     pub(crate) schedule: Schedule,
     pub(crate) lanes: u32,
     pub(crate) max_mb_per_second: Option<u32>,
+    pub(crate) keep_connections_free: u32,
+    pub(crate) split_tables: bool,
     pub(crate) exclude_databases: Vec<String>,
     pub(crate) max_attempts: u32,
     pub(crate) enabled: bool,
@@ -91,6 +101,17 @@ impl ServerPolicy {
         self.max_mb_per_second
     }
 
+    /// Connections of the server that are left to others: lanes but the first stay away where fewer
+    /// are free.
+    pub fn keep_connections_free(&self) -> u32 {
+        self.keep_connections_free
+    }
+
+    /// Whether large tables may be read by ranges, several at once.
+    pub fn split_tables(&self) -> bool {
+        self.split_tables
+    }
+
     /// Databases to leave out, by exact name.
     pub fn exclude_databases(&self) -> &[String] {
         &self.exclude_databases
@@ -114,6 +135,8 @@ pub(crate) struct Shared {
     schedule: Field<Schedule>,
     lanes: Field<u32>,
     max_mb_per_second: Field<u32>,
+    keep_connections_free: Field<u32>,
+    split_tables: Field<bool>,
     exclude_databases: Field<Vec<String>>,
     max_attempts: Field<u32>,
     enabled: Field<bool>,
@@ -127,6 +150,8 @@ impl Shared {
             schedule: Field::Absent,
             lanes: Field::Absent,
             max_mb_per_second: Field::Absent,
+            keep_connections_free: Field::Absent,
+            split_tables: Field::Absent,
             exclude_databases: Field::Absent,
             max_attempts: Field::Absent,
             enabled: Field::Absent,
@@ -143,6 +168,12 @@ impl Shared {
                 1..=MAX_MAX_MB_PER_SECOND,
                 report,
             ),
+            keep_connections_free: section.number(
+                "keep_connections_free",
+                0..=MAX_KEEP_CONNECTIONS_FREE,
+                report,
+            ),
+            split_tables: section.flag("split_tables", report),
             exclude_databases: excluded(section, report),
             max_attempts: section.number("max_attempts", 1..=MAX_MAX_ATTEMPTS, report),
             enabled: section.flag("enabled", report),
@@ -203,6 +234,11 @@ impl Read {
                 Field::Absent => None,
                 limit => Some(limit.good()?),
             },
+            keep_connections_free: shared
+                .keep_connections_free
+                .or(&defaults.keep_connections_free)
+                .or_usual(DEFAULT_KEEP_CONNECTIONS_FREE)?,
+            split_tables: shared.split_tables.or(&defaults.split_tables).or_usual(true)?,
             exclude_databases: excluded.or_usual(Vec::new())?,
             max_attempts: shared
                 .max_attempts

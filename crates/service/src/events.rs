@@ -4,7 +4,7 @@
 //! An event may be told more than once, always under the id that it had the first time.
 
 use flexkeep_bus::CloudEvent;
-use flexkeep_engine::Restart;
+use flexkeep_engine::{DatabaseProgress, DatabaseState, LaneProgress, Restart, RunProgress};
 use flexkeep_policy::Transition;
 use flexkeep_vault::manifest::{DatabaseSummary, Loss, Manifest};
 use flexkeep_vault::{ContentHash, Place};
@@ -34,6 +34,7 @@ pub(crate) struct Events {
 pub(crate) enum About {
     BackupStarted,
     BackupRestarted,
+    BackupProgress,
     BackupCompleted,
     BackupFailed,
     ServerOverdue,
@@ -52,6 +53,7 @@ impl About {
         match self {
             Self::BackupStarted => "flexkeep.backup.started",
             Self::BackupRestarted => "flexkeep.backup.restarted",
+            Self::BackupProgress => "flexkeep.backup.progress",
             Self::BackupCompleted => "flexkeep.backup.completed",
             Self::BackupFailed => "flexkeep.backup.failed",
             Self::ServerOverdue => "flexkeep.server.overdue",
@@ -137,6 +139,34 @@ impl Events {
             "snapshot": restart.attempt,
         });
         self.of_request(About::BackupRestarted, message, &what, data)
+    }
+
+    /// How far a backup at work is. Who tells it twice for one period tells it under one id.
+    pub(crate) fn progress(
+        &self,
+        message: &BackupMessage,
+        period: Timestamp,
+        progress: &RunProgress,
+    ) -> CloudEvent {
+        let reading = &progress.reading;
+        let of = |state| progress.databases.iter().filter(move |one| one.state == state);
+        let databases: Vec<Value> =
+            of(DatabaseState::Reading).take(MAX_LISTED).map(database_progress).collect();
+        let data = json!({
+            "percent": progress.percent(),
+            "bytes_per_second": progress.bytes_per_second,
+            "seconds_left": progress.seconds_left,
+            "total_bytes": reading.total_bytes,
+            "done_bytes": reading.done_bytes,
+            "read_bytes": reading.read_bytes,
+            "stored_bytes": reading.stored_bytes,
+            "databases_count": progress.databases.len(),
+            "databases_done": of(DatabaseState::Done).count(),
+            "databases": databases,
+            "lanes": progress.lanes.iter().map(lane_progress).collect::<Vec<_>>(),
+        });
+        let what = format!("progress/{}.{}", message.attempt, period.strftime("%Y%m%dT%H%M%SZ"));
+        self.of_request(About::BackupProgress, message, &what, data)
     }
 
     /// The backup is there. Its lists are as long as an event can have them.
@@ -283,6 +313,42 @@ fn database(database: &DatabaseSummary) -> Value {
         "raw_bytes": totals.raw_bytes,
         "stored_bytes": totals.stored_bytes,
         "new_stored_bytes": totals.new_stored_bytes,
+    })
+}
+
+fn database_progress(database: &DatabaseProgress) -> Value {
+    let lost: Vec<Value> = database
+        .lost
+        .iter()
+        .map(|lost| json!({"snapshot": lost.snapshot, "at": lost.at, "reason": cut(&lost.reason)}))
+        .collect();
+    json!({
+        "database": database.database,
+        "total_bytes": database.total_bytes,
+        "done_bytes": database.done_bytes,
+        "snapshot": database.snapshot,
+        "items": database.items,
+        "items_done": database.items_done,
+        "holders": database.holders,
+        "hands": database.hands,
+        "held_since": database.held_since,
+        "lost": lost,
+    })
+}
+
+fn lane_progress(lane: &LaneProgress) -> Value {
+    json!({
+        "lane": lane.lane,
+        "generation": lane.generation,
+        "host": lane.host,
+        "pid": lane.pid,
+        "at": lane.at,
+        "silent": lane.silent,
+        "database": lane.database,
+        "snapshot": lane.snapshot,
+        "leaving": lane.leaving,
+        "resting": lane.resting.as_deref().map(cut),
+        "bytes_per_second": lane.bytes_per_second,
     })
 }
 

@@ -125,7 +125,7 @@ impl Service {
                 run_lane(&config, &vault, &options, &lane, &sender, &progress)
             })
         };
-        let (result, stopped) = self.watch(job, &progress, work).await?;
+        let (result, stopped) = self.watch(job, Some(&lane), &progress, work).await?;
         let answer = match result {
             Ok(LaneEnd::Sealed(manifest)) => {
                 return self.complete(job, &manifest).await.map(LaneWorked::settled);
@@ -138,6 +138,13 @@ impl Service {
                 let (next, after) = message.later();
                 self.send_lane(&next, Some(after)).await?;
                 Worked::PutOff { why: why.to_owned(), after }
+            }
+            // For as long as the run goes on: somebody may leave the server meanwhile.
+            Ok(LaneEnd::NoRoom(why)) => {
+                let (next, after) = message.in_a_while();
+                tracing::warn!("lane {} of {} waits: {why}", lane.lane, lane.run.as_str());
+                self.send_lane(&next, Some(after)).await?;
+                Worked::PutOff { why, after }
             }
             Ok(LaneEnd::NotNeeded(why) | LaneEnd::Later(why)) => {
                 Worked::NotNeeded { why: why.to_owned() }

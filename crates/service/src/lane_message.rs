@@ -86,6 +86,11 @@ impl LaneMessage {
         (next, delay(self.waits))
     }
 
+    /// The same lane after a longer wait.
+    pub fn in_a_while(&self) -> (Self, SignedDuration) {
+        (self.later().0, MAX_DELAY)
+    }
+
     /// The same lane after a failure.
     pub fn again(&self) -> (Self, SignedDuration) {
         let next = Self { failures: self.failures.saturating_add(1), ..self.clone() };

@@ -17,6 +17,7 @@ mod events;
 mod lane;
 mod lane_message;
 mod message;
+mod progress;
 mod record;
 mod restore_events;
 mod restore_message;

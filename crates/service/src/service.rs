@@ -32,6 +32,8 @@ pub struct ServiceOptions {
     pub lanes: String,
     /// How long a lane works before it sends its successor.
     pub lane_budget: Duration,
+    /// How often it is told how far a backup at work is; never when absent.
+    pub progress_every: Option<Duration>,
     /// The queue of messages for restores and drills.
     pub restore_queue: String,
     /// Where messages go.

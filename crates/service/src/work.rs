@@ -105,7 +105,7 @@ pub(crate) struct Job {
     pub(crate) message: BackupMessage,
     pub(crate) server: ServerPolicy,
     pub(crate) vault: Vault,
-    events: Events,
+    pub(crate) events: Events,
     delivery: u32,
     pub(crate) deadline: Option<Instant>,
     attempts: u32,
@@ -312,7 +312,7 @@ impl Service {
                 flexkeep_engine::begin(&config, &vault, &options, &progress)
             })
         };
-        let (begun, stopped) = self.watch(job, &progress, beginning).await?;
+        let (begun, stopped) = self.watch(job, None, &progress, beginning).await?;
         match begun {
             Ok(Begun::Sealed(manifest)) => self.complete(job, &manifest).await,
             Ok(Begun::AtWork { run }) => {
@@ -361,6 +361,8 @@ impl Service {
                 .server
                 .max_mb_per_second()
                 .map(|megabytes| u64::from(megabytes) * 1_000_000),
+            keep_connections_free: job.server.keep_connections_free(),
+            split_tables: job.server.split_tables(),
             exclude_databases: job.server.exclude_databases().to_vec(),
             pg_bin: self.options.pg_bin.clone(),
             tool: self.options.tool.clone(),
@@ -392,15 +394,17 @@ impl Service {
     }
 
     /// Waits for the backup; stops it at the deadline (then the flag is set), or when nobody waits
-    /// for it any more.
+    /// for it any more. Tells how far the run is, where it watches a lane.
     pub(crate) async fn watch<T>(
         &self,
         job: &Job,
+        lane: Option<&Lane>,
         progress: &Arc<Progress>,
         mut backup: tokio::task::JoinHandle<Result<T, BackupError>>,
     ) -> Result<(Result<T, BackupError>, bool), ServiceError> {
         let _stop_when_dropped = StopWhenDropped(Arc::clone(progress));
         let mut line_at = Instant::now() + FIRST_LINE;
+        let mut period = self.period(Timestamp::now());
         loop {
             let result = tokio::time::timeout(LOOK_EVERY, &mut backup).await;
             if job.deadline.is_some_and(|deadline| Instant::now() + STOP_TIME >= deadline) {
@@ -416,6 +420,13 @@ impl Service {
             if let Ok(joined) = result {
                 let died = |error| ServiceError::Internal(format!("the backup died: {error}"));
                 return Ok((joined.map_err(died)?, progress.is_cancelled()));
+            }
+            let now = self.period(Timestamp::now());
+            if let (Some(lane), Some(begun)) = (lane, now)
+                && now != period
+            {
+                period = now;
+                self.tell_progress(job, lane, begun).await;
             }
             if Instant::now() >= line_at {
                 line_at = Instant::now() + LINE_EVERY;

@@ -1,6 +1,7 @@
 //! `flexkeep status`
 
 use std::path::Path;
+use std::time::Duration;
 
 use flexkeep_policy::{DrillNote, Policy, ProcessEnv, Scratch};
 use flexkeep_service::{RequestNote, ServiceError, Status};
@@ -67,6 +68,9 @@ pub(crate) struct Backup {
 pub(crate) struct Run {
     pub(crate) run: String,
     pub(crate) request: Option<String>,
+    /// Which try of its request it is.
+    #[serde(default = "one")]
+    pub(crate) attempt: u32,
     pub(crate) started: Timestamp,
     pub(crate) host: String,
     pub(crate) pid: u32,
@@ -74,6 +78,10 @@ pub(crate) struct Run {
     pub(crate) progress: Option<flexkeep_engine::RunProgress>,
     pub(crate) percent: Option<u8>,
     pub(crate) silent: bool,
+}
+
+fn one() -> u32 {
+    1
 }
 
 impl Run {
@@ -98,13 +106,19 @@ impl Run {
         }
         if let Some(progress) = &self.progress {
             parts.push(format!("{}/s", units::bytes(progress.bytes_per_second)));
+            if let Some(left) = progress.seconds_left {
+                parts.push(format!("{} left", units::duration(Duration::from_secs(left))));
+            }
             parts.push(format!("{} read", units::bytes(progress.reading.read_bytes)));
             parts.push(progress.reading.phase.clone());
         }
         if parts.is_empty() {
             parts.push("at work".to_owned());
         }
-        parts.push(format!("on {} (process {})", self.host, self.pid));
+        // Lanes may be anywhere; each says where it is.
+        if self.progress.as_ref().is_none_or(|progress| progress.lanes.is_empty()) {
+            parts.push(format!("on {} (process {})", self.host, self.pid));
+        }
         if self.silent {
             parts.push("no sign of life for a minute: dead, or cut off from the vault".to_owned());
         }

@@ -4,6 +4,7 @@ use flexkeep_service::Fate;
 use jiff::Timestamp;
 
 use crate::commands::status::{Drill, Server, View};
+use crate::render::lanes;
 use crate::render::text::cell;
 use crate::render::units;
 
@@ -60,7 +61,16 @@ fn server(server: &Server, now: Timestamp) -> String {
             // What became of its request says more.
             Some(_) if server.requests.iter().any(|note| run.is_of(note)) => {}
             Some(reason) => line("FAILED", &format!("{started}: {reason}")),
-            None => line("Running", &format!("since {started}: {}", run.line())),
+            None => {
+                let try_ = match run.attempt {
+                    0 | 1 => String::new(),
+                    attempt => format!(", try {attempt}"),
+                };
+                line("Running", &format!("begun {started}{try_}: {}", run.line()));
+                if let Some(progress) = &run.progress {
+                    lanes::lines(progress, now, &mut line);
+                }
+            }
         }
     }
     match server.requests.last().map(|note| (note, &note.fate)) {

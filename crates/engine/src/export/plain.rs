@@ -184,10 +184,11 @@ impl ArchiveOut for Pipe {
     }
 }
 
-/// The way of the SQL to its file.
+/// The way of the SQL to its file. What is dropped before [`Encoder::end`] has no end that a
+/// decompressor would take for one.
 enum Encoder {
     Plain(Sink),
-    Gzip(Box<GzEncoder<Sink>>),
+    Gzip(Gzip<Sink>),
     Zstd(Box<zstd::stream::Encoder<'static, Sink>>),
 }
 
@@ -197,7 +198,7 @@ impl Encoder {
             None | Some(ExportCompression::None) => Self::Plain(sink),
             Some(ExportCompression::Gzip(level)) => {
                 let level = flate2::Compression::new(level.unwrap_or(GZIP_LEVEL));
-                Self::Gzip(Box::new(GzEncoder::new(sink, level)))
+                Self::Gzip(Gzip::new(sink, level))
             }
             Some(ExportCompression::Zstd(level)) => {
                 let level = level.unwrap_or(ZSTD_LEVEL);
@@ -220,7 +221,7 @@ impl Encoder {
             };
             match self {
                 Self::Plain(sink) => sink.write_all(&portion[..count])?,
-                Self::Gzip(encoder) => encoder.write_all(&portion[..count])?,
+                Self::Gzip(gzip) => gzip.encoder.write_all(&portion[..count])?,
                 Self::Zstd(encoder) => encoder.write_all(&portion[..count])?,
             }
         }
@@ -229,8 +230,75 @@ impl Encoder {
     fn end(self) -> io::Result<Sink> {
         match self {
             Self::Plain(sink) => Ok(sink),
-            Self::Gzip(encoder) => encoder.finish(),
+            Self::Gzip(gzip) => gzip.finish(),
             Self::Zstd(encoder) => encoder.finish(),
+        }
+    }
+}
+
+/// gzip that ends only when it is finished. The encoder itself writes the end of its stream also when
+/// it is dropped, and half of the SQL would be a whole file.
+struct Gzip<W: Write> {
+    encoder: Box<GzEncoder<Gate<W>>>,
+}
+
+/// Where nothing goes any more once it is shut, nor is taken.
+struct Gate<W> {
+    to: Option<W>,
+}
+
+impl<W: Write> Gzip<W> {
+    fn new(to: W, level: flate2::Compression) -> Self {
+        Self { encoder: Box::new(GzEncoder::new(Gate { to: Some(to) }, level)) }
+    }
+
+    fn finish(mut self) -> io::Result<W> {
+        self.encoder.try_finish()?;
+        self.encoder.get_mut().to.take().ok_or_else(shut)
+    }
+}
+
+impl<W: Write> Drop for Gzip<W> {
+    fn drop(&mut self) {
+        self.encoder.get_mut().to = None;
+    }
+}
+
+impl<W: Write> Write for Gate<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to.as_mut().ok_or_else(shut)?.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.as_mut().ok_or_else(shut)?.flush()
+    }
+}
+
+fn shut() -> io::Error {
+    io::Error::other("the file was given up")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_that_is_given_up_has_no_end() {
+        let text = "INSERT INTO t VALUES (1);\n".repeat(10_000);
+        for finished in [false, true] {
+            let mut file = Vec::new();
+            let mut gzip = Gzip::new(&mut file, flate2::Compression::new(6));
+            gzip.encoder.write_all(text.as_bytes()).unwrap();
+            gzip.encoder.flush().unwrap();
+            if finished {
+                gzip.finish().unwrap();
+            } else {
+                drop(gzip);
+            }
+            let mut read = String::new();
+            let result = flate2::read::GzDecoder::new(&file[..]).read_to_string(&mut read);
+            assert_eq!(result.is_ok(), finished, "{result:?}");
+            assert!(file.len() > 100, "{}", file.len());
         }
     }
 }

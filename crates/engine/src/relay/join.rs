@@ -58,19 +58,27 @@ pub(super) enum Joined {
     Crowded,
 }
 
+/// Why a snapshot is given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why<'a> {
+    /// A replica cancelled it.
+    Conflict(&'a str),
+    Other(&'a str),
+}
+
 /// How far a database is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Stage {
-    done: bool,
+pub(super) struct Stage {
+    pub(super) done: bool,
     /// The newest attempt, 0 when there is none, and whether it was given up.
-    attempt: u32,
-    lost: bool,
+    pub(super) attempt: u32,
+    pub(super) lost: bool,
 }
 
 impl Stage {
     /// Asks for a few objects by their names: to list all that a database has would mean all its
     /// items.
-    fn of(objects: &RunObjects, oid: u32) -> Result<Self, BackupError> {
+    pub(super) fn of(objects: &RunObjects, oid: u32) -> Result<Self, BackupError> {
         let mut stage = Self { done: objects.has(&state::done_name(oid))?, ..Self::default() };
         // Ends because each attempt but the last was given up by somebody.
         while !stage.done {
@@ -163,11 +171,31 @@ impl Member<'_> {
         let mut done = 0;
         self.objects.each_name(&state::item_prefix(folder), |_| done += 1)?;
         if done < plan.items.len() {
-            let reason = "every connection that held the snapshot has ended";
-            self.lose(folder, plan.database.name.as_str(), plan.attempt, reason)?;
+            let conflict = self.objects.get::<Lost>(&state::conflict_name(folder))?;
+            let why = match &conflict {
+                Some(conflict) => Why::Conflict(&conflict.reason),
+                None => Why::Other("every connection that held the snapshot has ended"),
+            };
+            self.lose(folder, plan.database.name.as_str(), plan.attempt, why)?;
         }
         self.locks.unlock(connection, name, Key::Snapshot)?;
         Ok(done >= plan.items.len())
+    }
+
+    /// Writes down that a replica cancelled what this lane read: should nobody hold the snapshot any
+    /// more, that was why.
+    pub(super) fn note_conflict(
+        &self,
+        database: &Database,
+        error: &BackupError,
+    ) -> Result<(), BackupError> {
+        let stage = Stage::of(&self.objects, database.oid)?;
+        if stage.attempt > 0 && !stage.lost {
+            let lost = Lost { reason: chain(error), at: Timestamp::now(), conflict: true };
+            let folder = state::attempt_folder(database.oid, stage.attempt);
+            self.objects.put(&state::conflict_name(&folder), &lost, PutMode::Create)?;
+        }
+        Ok(())
     }
 
     /// Writes down that a snapshot is given up.
@@ -176,9 +204,13 @@ impl Member<'_> {
         folder: &str,
         database: &str,
         attempt: u32,
-        reason: &str,
+        why: Why<'_>,
     ) -> Result<(), BackupError> {
-        let lost = Lost { reason: reason.to_owned(), at: Timestamp::now() };
+        let (reason, conflict) = match why {
+            Why::Conflict(reason) => (reason, true),
+            Why::Other(reason) => (reason, false),
+        };
+        let lost = Lost { reason: reason.to_owned(), at: Timestamp::now(), conflict };
         if self.objects.put(&state::lost_name(folder), &lost, PutMode::Create)? {
             self.tools.progress.restart(crate::progress::Restart {
                 database: database.to_owned(),
@@ -200,9 +232,14 @@ impl Member<'_> {
         let name = database.name.as_str();
         let folder = state::attempt_folder(database.oid, attempt);
         let most = self.options.backup.attempts.max(1);
+        let lost = match attempt {
+            0 | 1 => None,
+            _ => {
+                let before = state::attempt_folder(database.oid, attempt - 1);
+                self.objects.get::<Lost>(&state::lost_name(&before))?
+            }
+        };
         if attempt > most {
-            let before = state::attempt_folder(database.oid, attempt - 1);
-            let lost: Option<Lost> = self.objects.get(&state::lost_name(&before))?;
             let reason = lost.map_or_else(|| "the reason is gone".to_owned(), |lost| lost.reason);
             return Err(BackupError::SnapshotsLost {
                 database: database.name.clone(),
@@ -210,7 +247,7 @@ impl Member<'_> {
                 reason,
             });
         }
-        self.pause_before(attempt)?;
+        self.pause_before(attempt, lost.is_some_and(|lost| lost.conflict))?;
         // pg_dump is one connection more, as a successor would be.
         let until = Instant::now() + ADOPTION_LIMIT;
         while !self.locks.try_lock_everywhere(&mut connection, name, Key::Extra)?
@@ -223,7 +260,10 @@ impl Member<'_> {
         match self.plan_on(connection, database, attempt, &folder, last) {
             Ok(held) => Ok(Joined::Held(held)),
             Err(error) if error.is_worth_a_new_attempt() && !error.is_database_gone() => {
-                self.lose(&folder, name, attempt, &chain(&error))?;
+                let reason = chain(&error);
+                let is_conflict = error.is_recovery_conflict();
+                let why = if is_conflict { Why::Conflict(&reason) } else { Why::Other(&reason) };
+                self.lose(&folder, name, attempt, why)?;
                 // The connection is gone; with a new one comes the next attempt.
                 Ok(Joined::Crowded)
             }
@@ -251,6 +291,7 @@ impl Member<'_> {
             progress: &self.tools.progress,
             lanes: self.lanes as usize,
             items_per_lane: ITEMS_PER_RELAY_LANE,
+            split_tables: self.options.backup.split_tables,
         };
         let prepared = dump::prepare_on(leader, &planning, database, attempt, last)?;
         let leader = prepared.leader;
@@ -390,7 +431,7 @@ impl Member<'_> {
             let reason = format!(
                 "{what} was emptied, rewritten or dropped while nobody held the snapshot's locks"
             );
-            self.lose(folder, name, plan.attempt, &reason)?;
+            self.lose(folder, name, plan.attempt, Why::Other(&reason))?;
         }
         result
     }
@@ -405,11 +446,10 @@ impl Member<'_> {
         }
     }
 
-    /// Waits before the next attempt: 1, 2, 4, ... seconds, at most 30.
-    fn pause_before(&self, attempt: u32) -> Result<(), BackupError> {
+    /// Waits before the next attempt.
+    fn pause_before(&self, attempt: u32, conflict: bool) -> Result<(), BackupError> {
         if attempt > 1 {
-            let seconds = 1u64 << (attempt - 2).min(5);
-            let end = Instant::now() + Duration::from_secs(seconds.min(30));
+            let end = Instant::now() + dump::pause_after(attempt - 1, conflict);
             while Instant::now() < end {
                 self.check()?;
                 std::thread::sleep(LOOK_EVERY);

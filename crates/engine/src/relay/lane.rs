@@ -14,7 +14,8 @@ use jiff::Timestamp;
 use super::join::{self, Held, Locked};
 use super::journaler::{self, Read, Written};
 use super::locks::{ItemLocks, Key, Locks, SessionClaims};
-use super::sign::{FRESH, Sighting, lane_signs};
+use super::room;
+use super::sign::{FRESH, On, Sighting, Signed, lane_signs};
 use super::state::{self, AttemptPlan, RunObjects, ServerPlan};
 use super::todo::Todo;
 use super::{Lane, LaneOptions, Successors};
@@ -61,21 +62,23 @@ pub(super) struct Member<'a> {
     pub(super) budget: Duration,
     /// When the run was last found to be at work.
     pub(super) looked: Mutex<Option<Instant>>,
-    /// When the last sign of life was written, and the bytes that were read then.
-    pub(super) signed: Mutex<Option<(Instant, u64)>>,
-    /// What it works on, and its session's process on the server.
-    pub(super) on: Mutex<Option<(Sighting, i32)>>,
+    /// What the last sign of life said.
+    pub(super) signed: Mutex<Signed>,
+    /// What it works on.
+    pub(super) on: Mutex<Option<On>>,
     /// It has had this lane's place before, with a session that may not have ended yet.
     pub(super) had_session: AtomicBool,
 }
 
 /// Why a lane stops working on a snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     /// Every item is done.
     AllDone,
     /// Its time is up.
     TimeUp,
+    /// The server nears its limit of connections, for this reason.
+    NoRoom(String),
 }
 
 impl Member<'_> {
@@ -170,6 +173,8 @@ struct Shift<'m, 'a> {
     /// Sessions of lanes that gave a sign since nothing moves, and when it was last listened for.
     heard: HashSet<i32>,
     listened: Instant,
+    /// When the server's connections were last counted.
+    counted: Instant,
 }
 
 impl<'m, 'a> Shift<'m, 'a> {
@@ -198,24 +203,61 @@ impl<'m, 'a> Shift<'m, 'a> {
             looked: now,
             heard: HashSet::new(),
             listened: now,
+            counted: now,
         };
         shift.show();
         Ok(shift)
     }
 
-    /// Has the lane's signs say what it works on, and with which session.
+    /// Has the lane's signs say what it works on, and with which session. Between two items: what
+    /// is claimed is read then, and only not written down yet.
     fn show(&self) {
         let plan = &self.held.plan;
         let (items_done, own_items_done) = self.todo.done_counts();
-        let on = Sighting {
+        let mut sighting = Sighting {
             database: plan.database.name.clone(),
             oid: plan.database.oid,
             attempt: plan.attempt,
             items: plan.items.len(),
             items_done,
             own_items_done,
+            bytes: plan.bytes,
+            bytes_done: 0,
+            own_bytes_done: 0,
+            bytes_in_hand: 0,
+            objects: plan.entries.iter().filter(|entry| entry.slices > 0).count() as u64,
+            objects_done: 0,
+            own_objects_done: 0,
         };
-        self.member.is_on(Some((on, self.held.connection.backend_pid())));
+        // By entry: slices of items that are done, and of those that are the lane's own.
+        let mut slices_done = vec![(0, 0); plan.entries.len()];
+        for item in &plan.items {
+            let (is_done, is_own) = (self.todo.is_done(item.id), self.todo.is_own(item.id));
+            if !is_done && !self.todo.is_claimed(item.id) {
+                continue;
+            }
+            for part in &item.parts {
+                let bytes = part.slices * plan.entries[part.entry].slice_bytes;
+                if !is_done {
+                    sighting.bytes_in_hand += bytes;
+                    continue;
+                }
+                let (all, own) = &mut slices_done[part.entry];
+                sighting.bytes_done += bytes;
+                *all += part.slices;
+                if is_own {
+                    sighting.own_bytes_done += bytes;
+                    *own += part.slices;
+                }
+            }
+        }
+        for (entry, (all, own)) in plan.entries.iter().zip(slices_done) {
+            sighting.objects_done += u64::from(all > 0 && all >= entry.slices);
+            sighting.own_objects_done += u64::from(own > 0 && own >= entry.slices);
+        }
+        let done_bytes = self.member.tools.progress.read().done_bytes;
+        let backend = self.held.connection.backend_pid();
+        self.member.is_on(Some(On { sighting, backend, done_bytes }));
     }
 
     fn run(&mut self, reads: &Sender<Read>) -> Result<Stop, BackupError> {
@@ -226,8 +268,8 @@ impl<'m, 'a> Shift<'m, 'a> {
         loop {
             member.check()?;
             self.settle()?;
-            if self.look_around()? {
-                return Ok(Stop::TimeUp);
+            if let Some(stop) = self.look_around()? {
+                return Ok(stop);
             }
             self.free_what_is_stuck()?;
             if self.todo.is_all_done() {
@@ -349,7 +391,7 @@ impl<'m, 'a> Shift<'m, 'a> {
         let checked = snapshot::refuse_swapped(connection, database, Some(&oids));
         if let Err(BackupError::Changed { what, .. }) = &checked {
             let reason = format!("{what} was emptied, rewritten or dropped before it was read");
-            self.member.lose(folder, database, plan.attempt, &reason)?;
+            self.member.lose(folder, database, plan.attempt, join::Why::Other(&reason))?;
         }
         checked?;
         if !locked {
@@ -360,18 +402,18 @@ impl<'m, 'a> Shift<'m, 'a> {
     }
 
     /// Once a second: is the snapshot still wanted, has the predecessor gone, is the successor
-    /// there? Whether this lane should go.
-    fn look_around(&mut self) -> Result<bool, BackupError> {
+    /// there? Why this lane should go, if it should.
+    fn look_around(&mut self) -> Result<Option<Stop>, BackupError> {
         let member = self.member;
         if member.is_at_deadline() {
             self.ask_for_successor()?;
-            return Ok(true);
+            return Ok(Some(Stop::TimeUp));
         }
         let over = member.is_over_budget();
         // While it waits for its successor it looks more often: two of them cost twice.
         let every = if over { LOOK_EVERY / 10 } else { LOOK_EVERY };
         if self.looked.elapsed() < every {
-            return Ok(false);
+            return Ok(None);
         }
         self.looked = Instant::now();
         let plan = &self.held.plan;
@@ -389,26 +431,39 @@ impl<'m, 'a> Shift<'m, 'a> {
             }
         }
         if !over {
-            return Ok(false);
+            return self.make_room(&database);
         }
         let connection = &mut self.held.connection;
         if self.asked.is_none()
             && !member.locks.try_lock_everywhere(connection, &database, Key::Extra)?
         {
             // Another lane is being succeeded.
-            return Ok(false);
+            return Ok(None);
         }
         let asked = self.ask_for_successor()?;
         if self.has_successor()? {
-            return Ok(true);
+            return Ok(Some(Stop::TimeUp));
         }
         if asked.elapsed() < SUCCESSOR_LIMIT {
-            return Ok(false);
+            return Ok(None);
         }
         // Where all places for lanes are taken by lanes that wait for one, somebody has to go; and
         // the others want to be succeeded too.
         member.locks.unlock(&mut self.held.connection, &database, Key::Extra)?;
-        self.has_other()
+        Ok(self.has_other()?.then_some(Stop::TimeUp))
+    }
+
+    /// Goes if others want the server's last connections, while another lane holds the snapshot.
+    fn make_room(&mut self, database: &str) -> Result<Option<Stop>, BackupError> {
+        if self.counted.elapsed() < room::LOOK_EVERY {
+            return Ok(None);
+        }
+        self.counted = Instant::now();
+        let why = self.member.should_make_room(&mut self.held.connection, database)?;
+        match why {
+            Some(why) if self.has_other()? => Ok(Some(Stop::NoRoom(why))),
+            _ => Ok(None),
+        }
     }
 
     /// Sends the successor's message, once; gives when that was.

@@ -1,19 +1,18 @@
 //! Signs of life: how far each lane is, for people and for whoever wonders whether a run is dead.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use flexkeep_vault::store::PutMode;
-use flexkeep_vault::{RunId, ServerName, Vault};
+use flexkeep_vault::{RunId, RunState, ServerName, Vault};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::LaneEnd;
 use super::lane::Member;
-use super::state::{self, RunObjects, ServerPlan};
+use super::state::{self, RunObjects};
 use crate::backup;
 use crate::error::{BackupError, chain};
 use crate::progress::ProgressReading;
-use crate::report::RunProgress;
 
 /// How old the sign of a lane that is surely alive may be.
 pub(super) const FRESH: SignedDuration = SignedDuration::from_secs(15);
@@ -43,10 +42,55 @@ pub struct LaneSign {
     /// Its time is up, and it waits for its successor.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub leaving: bool,
+    /// It does not work now, and why; a later message may start it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resting: Option<String>,
     /// Bytes of data it read per second since the sign before.
     pub bytes_per_second: u64,
     /// Its own counters.
     pub reading: ProgressReading,
+    /// What those that were in this lane before have read and stored, as far as they said so.
+    #[serde(default)]
+    pub before: Amounts,
+}
+
+/// Bytes that went through a lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amounts {
+    /// Bytes of data read (COPY text).
+    pub read_bytes: u64,
+    /// Bytes written to the vault.
+    pub stored_bytes: u64,
+}
+
+impl LaneSign {
+    /// What went through the lane so far, through whatever hands.
+    pub fn amounts(&self) -> Amounts {
+        Amounts {
+            read_bytes: self.before.read_bytes.saturating_add(self.reading.read_bytes),
+            stored_bytes: self.before.stored_bytes.saturating_add(self.reading.stored_bytes),
+        }
+    }
+}
+
+/// What a lane remembers from sign to sign.
+#[derive(Debug, Default)]
+pub(super) struct Signed {
+    /// When the last one was written, and the bytes that were read then.
+    last: Option<(Instant, u64)>,
+    before: Amounts,
+    /// How fast the one before was, until this one knows its own speed.
+    speed_before: u64,
+}
+
+/// What a lane says of its work between two items.
+#[derive(Clone, Debug)]
+pub(super) struct On {
+    pub(super) sighting: Sighting,
+    /// Its session's process on the server.
+    pub(super) backend: i32,
+    /// What its progress counted as done then.
+    pub(super) done_bytes: u64,
 }
 
 /// What a lane works on, and how far that is by all lanes.
@@ -65,87 +109,111 @@ pub struct Sighting {
     /// Those of them that are its own share: those of all lanes are together what is done.
     #[serde(default)]
     pub own_items_done: usize,
+    /// The data on the server's disk, bytes.
+    #[serde(default)]
+    pub bytes: u64,
+    /// What of it the items are that the lane knows to be done.
+    #[serde(default)]
+    pub bytes_done: u64,
+    /// What of that is its own share.
+    #[serde(default)]
+    pub own_bytes_done: u64,
+    /// What this lane has read of items that are not done.
+    #[serde(default)]
+    pub bytes_in_hand: u64,
+    /// Tables and groups of large objects.
+    #[serde(default)]
+    pub objects: u64,
+    /// Those of which the lane knows every item to be done.
+    #[serde(default)]
+    pub objects_done: u64,
+    /// Those of them that are wholly of its own share.
+    #[serde(default)]
+    pub own_objects_done: u64,
 }
 
 impl Member<'_> {
     /// Says what this lane works on, in the signs to come.
-    pub(super) fn is_on(&self, on: Option<(Sighting, i32)>) {
+    pub(super) fn is_on(&self, on: Option<On>) {
         *self.on.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = on;
     }
 
     /// Writes a sign if it is time for one. Without it nothing is lost but the news.
     pub(super) fn sign(&self) {
         let mut signed = self.signed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if signed.is_some_and(|(at, _)| at.elapsed() < SIGN_EVERY) {
+        if signed.last.is_some_and(|(at, _)| at.elapsed() < SIGN_EVERY) {
             return;
         }
+        self.take_over(&mut signed);
+        self.write_sign(&mut signed, None);
+    }
+
+    /// The last sign of this one, for whoever comes after, if the end is not the run's own.
+    pub(super) fn sign_off(&self, result: &Result<LaneEnd, BackupError>) {
+        let resting = match result {
+            Ok(LaneEnd::HandedOver) => None,
+            Ok(LaneEnd::NoRoom(why)) => Some(why.clone()),
+            Err(error) if error.may_pass() && !matches!(error, BackupError::RunOver) => {
+                Some(chain(error))
+            }
+            _ => return,
+        };
+        // A run that is over was removed: nothing shall be written into it any more.
+        if !matches!(self.objects.state(), Ok(Some(RunState::Running))) {
+            return;
+        }
+        let mut signed = self.signed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.write_sign(&mut signed, resting);
+    }
+
+    /// Takes over the sums of the one before. While that one is at work too, both write the sign in
+    /// turn, so this is done again at each of them.
+    fn take_over(&self, signed: &mut Signed) {
+        let name = state::lane_name(self.lane.lane);
+        let Ok(Some(sign)) = self.objects.get::<LaneSign>(&name) else { return };
+        // A second delivery of this very lane counts for itself, once both are at work.
+        let is_before = sign.generation < self.lane.generation
+            || (sign.generation == self.lane.generation && signed.last.is_none());
+        if is_before && !self.is_own(&sign) {
+            signed.before = sign.amounts();
+            signed.speed_before = if is_fresh(&sign) { sign.bytes_per_second } else { 0 };
+        }
+    }
+
+    fn write_sign(&self, signed: &mut Signed, resting: Option<String>) {
         let reading = self.tools.progress.read();
-        let bytes_per_second = signed.map_or(0, |(at, before)| {
+        let bytes_per_second = signed.last.map_or(signed.speed_before, |(at, before)| {
             let millis = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
             reading.read_bytes.saturating_sub(before).saturating_mul(1000) / millis
         });
-        *signed = Some((Instant::now(), reading.read_bytes));
+        signed.last = Some((Instant::now(), reading.read_bytes));
         let on = self.on.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let sign = LaneSign {
+        let mut sign = LaneSign {
             lane: self.lane.lane,
             generation: self.lane.generation,
             host: backup::hostname(),
             pid: std::process::id(),
             at: Timestamp::now(),
-            backend: on.as_ref().map(|(_, backend)| *backend),
-            on: on.map(|(on, _)| on),
+            backend: on.as_ref().map(|on| on.backend),
+            on: on.map(|on| {
+                let since = reading.done_bytes.saturating_sub(on.done_bytes);
+                let bytes_in_hand = on.sighting.bytes_in_hand + since;
+                Sighting { bytes_in_hand, ..on.sighting }
+            }),
             leaving: self.is_over_budget(),
+            resting,
             bytes_per_second,
             reading,
+            before: signed.before,
         };
+        if sign.resting.is_some() {
+            (sign.on, sign.backend, sign.bytes_per_second) = (None, None, 0);
+        }
         let name = state::lane_name(self.lane.lane);
         if let Err(error) = self.objects.put(&name, &sign, PutMode::Overwrite) {
             tracing::warn!("cannot write the sign of lane {}: {}", sign.lane, chain(&error));
         }
     }
-}
-
-/// How far a run of several lanes is, `None` if it has none that gave a sign.
-pub(crate) fn relay_progress(
-    vault: &Vault,
-    server: &ServerName,
-    run: &RunId,
-) -> Result<Option<RunProgress>, BackupError> {
-    let signs = lane_signs(vault, server, run)?;
-    let objects = RunObjects { vault: vault.clone(), server: server.clone(), run: run.clone() };
-    let Some(at) = signs.iter().map(|sign| sign.at).max() else { return Ok(None) };
-    let Some(plan) = objects.get::<ServerPlan>(state::SERVER)? else { return Ok(None) };
-    let mut reading = ProgressReading::default();
-    for (database, &size) in plan.databases.iter().zip(&plan.sizes) {
-        reading.total_bytes += size;
-        let mut on: Vec<&Sighting> = signs.iter().filter_map(|sign| sign.on.as_ref()).collect();
-        on.retain(|on| on.oid == database.oid);
-        let newest = on.iter().map(|on| on.attempt).max();
-        on.retain(|on| Some(on.attempt) == newest);
-        if objects.has(&state::done_name(database.oid))? {
-            reading.done_bytes += size;
-        } else if let Some(any) = on.first() {
-            let most = on.iter().map(|on| on.items_done).max().unwrap_or_default();
-            let sum = on.iter().map(|on| on.own_items_done).sum::<usize>();
-            let (done, items) = (most.max(sum).min(any.items), any.items.max(1));
-            let part = u128::from(size) * done as u128 / items as u128;
-            reading.done_bytes += u64::try_from(part).unwrap_or(size);
-        }
-    }
-    for sign in &signs {
-        reading.read_bytes += sign.reading.read_bytes;
-        reading.stored_bytes += sign.reading.stored_bytes;
-        reading.objects_done += sign.reading.objects_done;
-    }
-    reading.objects_total =
-        signs.iter().map(|sign| sign.reading.objects_total).max().unwrap_or_default();
-    let lanes = signs.iter().filter(|sign| sign.on.is_some()).count();
-    let names: BTreeSet<&str> =
-        signs.iter().filter_map(|sign| sign.on.as_ref()).map(|on| on.database.as_str()).collect();
-    let names: Vec<&str> = names.into_iter().collect();
-    reading.phase = format!("{lanes} lanes on {}", names.join(", "));
-    let bytes_per_second = signs.iter().map(|sign| sign.bytes_per_second).sum();
-    Ok(Some(RunProgress { at, bytes_per_second, reading }))
 }
 
 /// Whether a sign is so new that its lane is surely at work.

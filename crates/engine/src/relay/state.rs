@@ -10,6 +10,7 @@
 //! database-16400/attempt-1/left-0-2-x.json   the same, once it let go of it
 //! database-16400/attempt-1/known-003.json    what lane 3 leaves to its next one
 //! database-16400/attempt-1/item-000017.json  an item, read and stored
+//! database-16400/attempt-1/conflict.json     why a replica cancelled a holder; written once
 //! database-16400/attempt-1/lost.json         why the snapshot is given up; written once
 //! database-16400/done.json                   what the manifest says of it; written once
 //! ```
@@ -88,6 +89,9 @@ pub(super) struct ItemDone {
 pub(super) struct Lost {
     pub(super) reason: String,
     pub(super) at: Timestamp,
+    /// A replica cancelled it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) conflict: bool,
 }
 
 /// A database that is in the vault, or gone from the server.
@@ -225,6 +229,11 @@ pub(super) fn lost_name(folder: &str) -> String {
     format!("{folder}/lost.json")
 }
 
+/// Where the first lane that a replica cancelled says so.
+pub(super) fn conflict_name(folder: &str) -> String {
+    format!("{folder}/conflict.json")
+}
+
 pub(super) fn item_prefix(folder: &str) -> String {
     format!("{folder}/item-")
 }
@@ -252,6 +261,17 @@ pub(super) fn item_of(name: &str) -> Option<usize> {
 
 pub(super) fn baton_prefix(folder: &str) -> String {
     format!("{folder}/baton-")
+}
+
+/// The holder in the name of a baton, whether it is held or left.
+pub(super) fn holder_of(name: &str) -> Option<&str> {
+    let (_, name) = name.rsplit_once('/')?;
+    name.strip_prefix("baton-").or_else(|| name.strip_prefix("left-"))
+}
+
+/// The lane of a holder.
+pub(super) fn lane_of(holder: &str) -> Option<u32> {
+    holder.split('-').nth(1)?.parse().ok()
 }
 
 pub(super) fn left_prefix(folder: &str) -> String {

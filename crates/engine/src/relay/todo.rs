@@ -149,8 +149,19 @@ impl Todo {
         (item < self.done.len()).then_some(item)
     }
 
-    fn is_own(&self, item: usize) -> bool {
+    /// Whether an item is one of the lane's share.
+    pub(super) fn is_own(&self, item: usize) -> bool {
         item % self.lanes == self.lane
+    }
+
+    /// Whether an item is known to be done.
+    pub(super) fn is_done(&self, item: usize) -> bool {
+        self.done.get(item).is_some_and(|done| *done)
+    }
+
+    /// Whether this lane has claimed an item, and not yet written it down.
+    pub(super) fn is_claimed(&self, item: usize) -> bool {
+        self.claimed.contains(&item)
     }
 
     fn set_done(&mut self, item: usize) {

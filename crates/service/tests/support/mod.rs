@@ -269,6 +269,7 @@ fn options_of(
         queue: QUEUE.to_owned(),
         lanes: LANES.to_owned(),
         lane_budget: std::time::Duration::from_secs(480),
+        progress_every: None,
         restore_queue: RESTORE_QUEUE.to_owned(),
         bus,
         sink,

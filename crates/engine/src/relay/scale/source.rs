@@ -56,7 +56,7 @@ impl Source {
     pub(crate) fn plan(self, objects: &RunObjects, folder: &str, lanes: u32) {
         let measured = Measured { database: "shop", version: 180_001, tables: &self.tables };
         let plan =
-            plan::plan(&self.toc, measured, &self.last, lanes as usize, ITEMS_PER_RELAY_LANE)
+            plan::plan(&self.toc, measured, &self.last, lanes as usize, ITEMS_PER_RELAY_LANE, true)
                 .unwrap();
         let toc = dump::put_toc(&objects.vault, self.toc, &[]).unwrap();
         let plan = AttemptPlan {
