@@ -263,9 +263,7 @@ fn open_run(run: &Run<'_>, started: Timestamp) -> Result<(RunRecord, Etag), Back
     let vault = &run.tools.vault;
     // This process has the server's lock and no lanes are at work, so whatever is there is of a
     // process that died.
-    for stale in vault.list_runs(&run.server)? {
-        vault.remove_run(&run.server, &stale.run)?;
-    }
+    vault.remove_runs(&run.server)?;
     let record = RunRecord {
         run: run.id.clone(),
         server: run.server.clone(),

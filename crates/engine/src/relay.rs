@@ -197,7 +197,9 @@ pub fn run_lane(
         on: Mutex::default(),
         had_session: AtomicBool::new(false),
     };
-    let result = match member.go_through_with_signs(&last.cuts) {
+    let result = member.go_through_with_signs(&last.cuts);
+    member.leave_nothing();
+    let result = match result {
         Err(error) if !error.may_pass() || matches!(error, BackupError::SnapshotsLost { .. }) => {
             if vault.fail_run(name, &lane.run, &chain(&error))? {
                 return Err(error);

@@ -387,6 +387,15 @@ fn runs_come_and_go() {
     assert_eq!(vault.list_runs(&server).unwrap(), [second]);
     assert_eq!(vault.run(&server, &first.run).unwrap(), None);
     assert!(vault.list_run_objects(&server, &first.run, "").unwrap().is_empty());
+
+    // Whoever did not notice that it was over.
+    let late = b"a sign of life";
+    vault.put_run_object(&server, &first.run, "lane-3.json", late, PutMode::Overwrite).unwrap();
+    assert_eq!(vault.list_runs(&server).unwrap().len(), 1, "it has no record");
+    vault.remove_runs(&server).unwrap();
+    let mut left = Vec::new();
+    vault.runs().list("runs/", &mut |meta| left.push(meta.name)).unwrap();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -55,8 +55,12 @@ pub(crate) enum Calamity {
     PauseStore,
 }
 
+/// What SIGKILL ends.
+const KILLS: [Calamity; 4] =
+    [Calamity::KillHandler, Calamity::KillHost, Calamity::KillBackend, Calamity::KillServer];
+
 impl Calamity {
-    /// Its name in the counts. Kills are what SIGKILL ends.
+    /// Its name in the counts.
     fn kind(self) -> &'static str {
         match self {
             Self::KillHandler => "kill handler",
@@ -79,9 +83,7 @@ impl Calamity {
 
 /// How many processes SIGKILL was sent to, of all that were counted.
 pub(crate) fn kills(world: &World) -> u32 {
-    let killed =
-        [Calamity::KillHandler, Calamity::KillHost, Calamity::KillBackend, Calamity::KillServer];
-    killed.iter().map(|calamity| world.diary.counted(calamity.kind())).sum()
+    KILLS.iter().map(|calamity| world.diary.counted(calamity.kind())).sum()
 }
 
 impl World {
@@ -89,7 +91,10 @@ impl World {
     pub(crate) fn strike(&mut self) {
         // What is not possible at the moment is left out, and another one drawn.
         for _ in 0..10 {
-            let calamity = self.draw();
+            let mut calamity = self.draw();
+            if self.lacks_kills() && !KILLS.contains(&calamity) {
+                calamity = Calamity::KillHandler;
+            }
             if let Some(what) = self.make(calamity) {
                 return self.count_it(calamity, &what);
             }

@@ -33,38 +33,46 @@ pub(crate) struct Asked {
 impl World {
     /// Lives until the goal is reached, and proves what must hold.
     pub(crate) fn live(mut self) {
-        let began = Instant::now();
         let mut told = Instant::now();
-        while !self.is_reached(began) {
-            self.round();
+        while !self.is_reached() {
+            self.round(true);
             if told.elapsed() > Duration::from_secs(60) {
                 told = Instant::now();
-                say(&format!("chaos: {}", self.summary(began)));
+                say(&format!("chaos: {}", self.summary()));
             }
         }
+        // What somebody wrote late, and was killed before he could clear it away, goes with the next
+        // backup.
+        self.round(false);
         self.end();
-        let summary = self.summary(began);
+        let summary = self.summary();
         self.diary.write(&format!("seed-{}", self.terms.seed), &summary);
         say(&format!("chaos: passed, {summary}"));
         let sealed = self.asked.iter().filter(|asked| asked.end.is_ok()).count();
         assert!(sealed > 0, "no backup was sealed: {:#?}", self.asked);
     }
 
-    fn is_reached(&self, began: Instant) -> bool {
+    fn is_reached(&self) -> bool {
         if self.terms.only_kills {
             return self.diary.counted("survived") >= self.goal.kills;
         }
         let enough = kills(self) >= self.goal.kills;
         assert!(
-            enough || began.elapsed() < self.goal.time + MORE_TIME,
+            enough || self.began.elapsed() < self.goal.time + MORE_TIME,
             "{} kills in {:?} are too few",
             kills(self),
-            began.elapsed()
+            self.began.elapsed()
         );
-        enough && began.elapsed() >= self.goal.time
+        enough && self.began.elapsed() >= self.goal.time
     }
 
-    fn summary(&self, began: Instant) -> String {
+    /// Whether there were fewer kills than there should be by now.
+    pub(crate) fn lacks_kills(&self) -> bool {
+        let part = self.began.elapsed().as_secs_f64() / self.goal.time.as_secs_f64().max(1.0);
+        f64::from(kills(self)) < f64::from(self.goal.kills) * part.min(1.0)
+    }
+
+    fn summary(&self) -> String {
         let sealed = self.asked.iter().filter(|asked| asked.end.is_ok()).count();
         let tally = self.tally.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let ddl: Vec<String> =
@@ -73,7 +81,7 @@ impl World {
             "seed {}: {} s, {} backups sealed and restored, {} given up; {} kills; {}; \
              commits {:?}; {}",
             self.terms.seed,
-            began.elapsed().as_secs(),
+            self.began.elapsed().as_secs(),
             sealed,
             self.asked.len() - sealed,
             kills(self),
@@ -83,8 +91,8 @@ impl World {
         )
     }
 
-    /// One backup, what happens to it, and its restore.
-    fn round(&mut self) {
+    /// One backup, what happens to it unless it has its peace, and its restore.
+    fn round(&mut self, strikes: bool) {
         let request = format!("src/round-{}", self.asked.len());
         let at_least = self.load.told();
         let body = format!(
@@ -93,7 +101,13 @@ impl World {
         );
         self.diary.note(&format!("{request} is asked for"));
         self.apps[0].send(&request, &body);
-        let (end, excused) = self.wait_while_things_happen(&request);
+        let most = match (strikes, self.terms.only_kills) {
+            (false, _) => 0,
+            (true, true) => 4,
+            (true, false) => 8,
+        };
+        let strikes = self.rng.u32(most.min(2)..=most);
+        let (end, excused) = self.wait_while_things_happen(&request, strikes);
         let at_most = self.load.begun();
         self.diary.note(&format!("{request} has ended: {end:?}"));
         self.asked.push(Asked { request, end: end.clone() });
@@ -126,9 +140,11 @@ impl World {
     }
 
     /// Lets things happen to a backup until it has ended; whether a new snapshot was needed.
-    fn wait_while_things_happen(&mut self, request: &str) -> (Result<String, String>, bool) {
-        let most = if self.terms.only_kills { 4 } else { 8 };
-        let mut strikes = self.rng.u32(2..=most);
+    fn wait_while_things_happen(
+        &mut self,
+        request: &str,
+        mut strikes: u32,
+    ) -> (Result<String, String>, bool) {
         let mut next = Instant::now() + Duration::from_millis(self.rng.u64(100..3000));
         let mut last = Instant::now();
         let mut excused = false;

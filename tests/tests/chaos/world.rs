@@ -41,6 +41,7 @@ pub(crate) struct Paused {
 pub(crate) struct World {
     pub(crate) terms: Terms,
     pub(crate) goal: Goal,
+    pub(crate) began: Instant,
     pub(crate) rng: Rng,
     pub(crate) diary: Diary,
     /// First, so that it ends before its server does.
@@ -89,6 +90,7 @@ impl World {
         Self {
             terms,
             goal,
+            began: Instant::now(),
             rng,
             diary: Diary::new(),
             load,

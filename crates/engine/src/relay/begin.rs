@@ -224,10 +224,7 @@ fn clear(
     connection: &mut Connection,
 ) -> Result<(), BackupError> {
     refuse_live_relay(vault, server, None, connection)?;
-    for stale in vault.list_runs(server)? {
-        vault.remove_run(server, &stale.run)?;
-    }
-    Ok(())
+    Ok(vault.remove_runs(server)?)
 }
 
 /// Refuses to go on while lanes of a run, other than that of `request`, are at work. The server's

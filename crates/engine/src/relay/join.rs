@@ -125,6 +125,8 @@ impl Member<'_> {
                     self.locks.unlock(&mut connection, name, Key::Snapshot)?;
                     continue;
                 }
+                // Of a run that was cleared away nothing is done either.
+                self.check_now()?;
                 return self.take(connection, database, stage.attempt + 1, last);
             }
             let folder = state::attempt_folder(database.oid, stage.attempt);
@@ -171,6 +173,7 @@ impl Member<'_> {
         let mut done = 0;
         self.objects.each_name(&state::item_prefix(folder), |_| done += 1)?;
         if done < plan.items.len() {
+            self.check_now()?;
             let conflict = self.objects.get::<Lost>(&state::conflict_name(folder))?;
             let why = match &conflict {
                 Some(conflict) => Why::Conflict(&conflict.reason),

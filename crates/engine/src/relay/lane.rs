@@ -20,7 +20,7 @@ use super::state::{self, AttemptPlan, RunObjects, ServerPlan};
 use super::todo::Todo;
 use super::{Lane, LaneOptions, Successors};
 use crate::chunker::{ChunkTools, Chunker};
-use crate::error::BackupError;
+use crate::error::{BackupError, chain};
 use crate::journal::ItemJournal;
 use crate::lane::{Reading, read_parts};
 use crate::plan::{EntrySource, Item};
@@ -111,9 +111,23 @@ impl Member<'_> {
     }
 
     /// The same, without trusting a look of some seconds ago.
-    fn check_now(&self) -> Result<(), BackupError> {
+    pub(super) fn check_now(&self) -> Result<(), BackupError> {
         *self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         self.check()
+    }
+
+    /// Clears away what this lane may have written after the run was cleared away, as it looks for
+    /// that only now and then.
+    pub(super) fn leave_nothing(&self) {
+        let objects = &self.objects;
+        let cleared = objects.state().and_then(|state| match state {
+            None => Ok(objects.vault.remove_run(&objects.server, &objects.run)?),
+            Some(_) => Ok(()),
+        });
+        if let Err(error) = cleared {
+            // Nothing depends on it: the next run of this server clears it away.
+            tracing::warn!("cannot clear run {} away: {}", objects.run, chain(&error));
+        }
     }
 
     /// Whether this lane should be succeeded.

@@ -155,17 +155,26 @@ impl Vault {
 
     /// All runs of a server that have a record, oldest first.
     pub fn list_runs(&self, server: &ServerName) -> Result<Vec<RunRecord>, VaultError> {
+        let ids = self.list_run_ids(server, |name| name.ends_with(RECORD))?;
+        ids.iter().filter_map(|run| self.run(server, run).transpose()).collect()
+    }
+
+    fn list_run_ids(
+        &self,
+        server: &ServerName,
+        counts: impl Fn(&str) -> bool,
+    ) -> Result<Vec<RunId>, VaultError> {
         let mut ids: Vec<RunId> = Vec::new();
         self.runs().list(&format!("runs/{server}/"), &mut |meta| {
             let run = meta.name.split('/').nth(2).and_then(|run| run.parse().ok());
             if let Some(run) = run
-                && meta.name.ends_with(RECORD)
+                && counts(&meta.name)
                 && ids.last() != Some(&run)
             {
                 ids.push(run);
             }
         })?;
-        ids.iter().filter_map(|run| self.run(server, run).transpose()).collect()
+        Ok(ids)
     }
 
     /// Writes an object of a run; `name` may have folders.
@@ -246,10 +255,25 @@ impl Vault {
         Ok(self.runs().delete(&run_name(server, run, name))?)
     }
 
-    /// Removes a run, its record last: what is interrupted is still listed. Removing what is
-    /// not there succeeds. A run may have a hundred thousand objects, so several are removed at
-    /// once.
+    /// Removes all runs of a server, and what is left of runs whose record is gone: a process that
+    /// was stopped while its run ended may have written something afterwards. For whoever knows that
+    /// none of them is at work.
+    pub fn remove_runs(&self, server: &ServerName) -> Result<(), VaultError> {
+        let all = self.list_run_ids(server, |_| true)?;
+        all.iter().try_for_each(|run| self.remove_run(server, run))
+    }
+
+    /// Removes a run, its record after all else: what is interrupted is still listed. Then once more
+    /// what was written meanwhile; who writes later finds the record gone. Removing what is not there
+    /// succeeds. A run may have a hundred thousand objects, so several are removed at once.
     pub fn remove_run(&self, server: &ServerName, run: &RunId) -> Result<(), VaultError> {
+        self.remove_run_objects(server, run)?;
+        self.remove_run_object(server, run, RECORD)?;
+        self.remove_run_objects(server, run)
+    }
+
+    /// Removes all of a run but its record.
+    fn remove_run_objects(&self, server: &ServerName, run: &RunId) -> Result<(), VaultError> {
         let mut objects = self.list_run_objects(server, run, "")?;
         objects.retain(|object| object.name != RECORD);
         let next = AtomicUsize::new(0);
@@ -267,7 +291,6 @@ impl Vault {
                 // A panic there is one here.
                 result.and(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             })
-        })?;
-        self.remove_run_object(server, run, RECORD)
+        })
     }
 }
