@@ -86,7 +86,8 @@ fn near_the_limit_of_connections_a_backup_goes_on_with_one_lane_and_says_so() {
     let server = Server::options(Version::V17).conf("max_connections = 10").start();
     fill(&server, 60);
     let mut app = TestApp::new(&server);
-    app.write_policy(&app.policy_of(&server, "src", "lanes = 3\nmax_mb_per_second = 6\n"));
+    // Half a minute for three lanes: each looks every ten seconds.
+    app.write_policy(&app.policy_of(&server, "src", "lanes = 3\nmax_mb_per_second = 2\n"));
     app.start(&server);
     // Lanes come and go: two at work, and then others want connections.
     app.send("one", &request("src", "src/one", "2026-11-22T01:00:00Z"));
