@@ -69,6 +69,7 @@ var settings = {
   FLEXKEEP_POLICY: policyPath
   FLEXKEEP_TICK: tick
   FLEXKEEP_LANE_SECONDS: '480'
+  FLEXKEEP_PROGRESS_SECONDS: '60'
   FLEXKEEP_EVENTS: 'topic:${topicName},log'
   FLEXKEEP_VAULT: vaultUrl
   FLEXKEEP_BUS__fullyQualifiedNamespace: busHost
