@@ -16,7 +16,7 @@ for flexkeep_major in 13 14 16; do
   export "$flexkeep_name=${!flexkeep_name:-$flexkeep_bin}"
   [ "${BASH_SOURCE[0]}" != "$0" ] || printf 'export %s=%q\n' "$flexkeep_name" "${!flexkeep_name}"
 done
-export FLEXKEEP_REGRESS=${FLEXKEEP_REGRESS:-$FLEXKEEP_TOOLS/regress17}
+export FLEXKEEP_REGRESS=${FLEXKEEP_REGRESS:-$FLEXKEEP_TOOLS/regress}
 [ "${BASH_SOURCE[0]}" != "$0" ] || printf 'export FLEXKEEP_REGRESS=%q\n' "$FLEXKEEP_REGRESS"
 flexkeep_peer=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/amqp-peer.sh
 export FLEXKEEP_AMQP_PEER=${FLEXKEEP_AMQP_PEER:-$flexkeep_peer}

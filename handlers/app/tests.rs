@@ -7,7 +7,9 @@ use flexkeep_bus::BusConnection;
 use serde_json::Value;
 
 use super::*;
-use crate::settings::{BUS, EVENTS, LANE_SECONDS, LANES_QUEUE, POLICY, QUEUE, RESTORE_QUEUE};
+use crate::settings::{
+    BUS, EVENTS, LANE_SECONDS, LANES_QUEUE, POLICY, PROGRESS_SECONDS, QUEUE, RESTORE_QUEUE,
+};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("handlers is in the checkout")
@@ -84,7 +86,7 @@ fn folders_hold_nothing_that_the_host_would_take_for_a_language() {
 #[test]
 fn settings_are_named_where_they_are_used_and_used_where_they_are_named() {
     let mut used: BTreeSet<String> =
-        [POLICY, BUS, QUEUE, LANES_QUEUE, LANE_SECONDS, RESTORE_QUEUE, EVENTS]
+        [POLICY, BUS, QUEUE, LANES_QUEUE, LANE_SECONDS, PROGRESS_SECONDS, RESTORE_QUEUE, EVENTS]
             .map(str::to_owned)
             .into();
     for (name, function) in function_jsons() {

@@ -38,7 +38,7 @@ pub use fixtures::{SAMPLE_DATABASES, fixture, load_everything, load_what_it_know
 pub use lookalike::{ADMIN, DUMP_USER, LOOKALIKE_HOST, Lookalike, LookalikeOptions};
 pub use options::ServerOptions;
 pub use programs::{Version, flexkeep, handler, pg_command, pg_tool};
-pub use regression::load_regression;
+pub use regression::{load_regression, regression_version};
 pub use rounds::rounds;
 pub use run::{Output, run, run_with_input};
 pub use server::Server;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use std::{env, fs, thread};
 
 use crate::programs::tools;
-use crate::{Output, Server, pg_command, run};
+use crate::{Output, Server, Version, pg_command, run};
 
 /// How long one script of the suite may take.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -54,7 +54,21 @@ const SETTINGS: &str = "
     ALTER DATABASE regression SET timezone_abbreviations TO 'Default';";
 
 fn suite() -> PathBuf {
-    env::var_os("FLEXKEEP_REGRESS").map_or_else(|| tools().join("regress17"), PathBuf::from)
+    env::var_os("FLEXKEEP_REGRESS").map_or_else(|| tools().join("regress"), PathBuf::from)
+}
+
+/// The version whose suite `scripts/setup.sh` provided.
+///
+/// # Panics
+///
+/// If it provided none, or one of a version without client programs.
+#[must_use]
+pub fn regression_version() -> Version {
+    let file = suite().join("major");
+    let text = fs::read_to_string(&file)
+        .unwrap_or_else(|e| panic!("{}: {e}: run scripts/setup.sh", file.display()));
+    let version = Version::ALL.into_iter().find(|v| v.major().to_string() == text.trim());
+    version.unwrap_or_else(|| panic!("{}: no version that tests have: {text:?}", file.display()))
 }
 
 fn run_script(server: &Server, suite: &std::path::Path, script: &str) {

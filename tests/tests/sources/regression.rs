@@ -3,7 +3,7 @@
 //! pg_restore make of it, from which ours must not differ at all.
 
 use flexkeep_tests::{
-    Server, Version, compare_databases, dump_archive, load_regression, restore_archive,
+    Server, compare_databases, dump_archive, load_regression, regression_version, restore_archive,
 };
 
 use crate::restoring::{ends, restore};
@@ -18,26 +18,27 @@ const LEAST: &str = "SELECT count(*) FILTER (WHERE relkind = 'r') > 400, count(*
     WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')";
 
 #[test]
-fn the_regression_database_of_17_comes_back() {
-    let original = Server::options(Version::V17).conf("max_prepared_transactions = 2").start();
+fn the_regression_database_comes_back() {
+    let version = regression_version();
+    let original = Server::options(version).conf("max_prepared_transactions = 2").start();
     load_regression(&original);
     assert_eq!(original.psql(REGRESSION, LEAST), "t|t|t|t");
     let vaulted = Vaulted::new();
-    let backup = vaulted.backup(&original, Version::V17);
+    let backup = vaulted.backup(&original, version);
     assert_eq!(backup.losses(), Vec::<String>::new());
 
     // Also under the conditions of the suite: a tablespace without a folder of its own.
     let conf = "allow_in_place_tablespaces = on";
-    let stock = Server::options(Version::V17).conf(conf).start();
+    let stock = Server::options(version).conf(conf).start();
     ends(0, &mut restore(&vaulted.vault(), &stock, &["--schema-only"]));
     stock.psql("postgres", "DROP DATABASE regression");
     let file = vaulted.path("stock.dump");
-    dump_archive(&original, REGRESSION, Version::V17, &file, &["--compress=1"]);
-    restore_archive(&stock, "postgres", Version::V17, &file, &["--create"]);
+    dump_archive(&original, REGRESSION, version, &file, &["--compress=1"]);
+    restore_archive(&stock, "postgres", version, &file, &["--create"]);
     let differences = compare_databases(&original, REGRESSION, &stock, REGRESSION);
     assert!(differences.len() < 20, "{differences:#?}");
 
-    let copy = Server::options(Version::V17).conf(conf).start();
+    let copy = Server::options(version).conf(conf).start();
     ends(0, &mut restore(&vaulted.vault(), &copy, &[]));
     assert_same(&stock, REGRESSION, &copy, REGRESSION);
     copy.psql("postgres", "DROP DATABASE regression");
