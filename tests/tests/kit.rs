@@ -42,6 +42,7 @@ fn on_15_a_stock_copy_of_the_sample_is_equal() {
 }
 
 #[test]
+#[ignore = "between two that are tested; make soak runs it"]
 fn on_17_a_stock_copy_of_the_sample_is_equal() {
     round_trip(Version::V17);
 }

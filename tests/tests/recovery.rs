@@ -196,6 +196,7 @@ fn columns(scene: &Scene, original: &Server, database: &str, table: &str) -> Str
 }
 
 #[test]
+#[ignore = "18 has all of it; make soak runs it"]
 fn the_sample_of_17_comes_back_without_flexkeep() {
     whole_server(Version::V17);
 }

@@ -96,6 +96,7 @@ fn a_server_of_14_comes_back() {
 }
 
 #[test]
+#[ignore = "between two that are tested; make soak runs it"]
 fn a_server_of_16_comes_back() {
     comes_back(Version::V16, &Taken { tables: 40, refused: 3 });
 }
