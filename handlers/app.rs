@@ -1,5 +1,6 @@
 //! The functions, under the names of their folders.
 
+use std::path::Path;
 use std::time::Duration;
 
 use flexkeep_functions::{App, BoxError, host_json_timeout};
@@ -37,7 +38,24 @@ pub(crate) fn app(settings: &Settings) -> Result<App, BoxError> {
     app.http("api", include_str!("api/function.json"), move |request, cx| {
         api::run(service.clone(), request, cx)
     })?;
+    complete(&app, &settings.root)?;
     Ok(app)
+}
+
+/// A function without its folder is never started, and nobody would notice: an error, unless this is
+/// no folder of an app at all.
+fn complete(app: &App, root: &Path) -> Result<(), BoxError> {
+    let is_there = |name: &str| root.join(name).join("function.json").is_file();
+    let (there, missing): (Vec<&str>, Vec<&str>) =
+        app.functions().map(|(name, _)| name).partition(|name| is_there(name));
+    if there.is_empty() || missing.is_empty() {
+        return Ok(());
+    }
+    let (missing, root) = (missing.join(", "), root.display());
+    Err(format!(
+        "{root} lacks the folders of these functions: {missing}; put the app together anew"
+    )
+    .into())
 }
 
 /// The host's time limit: of the setting that overrides host.json, of the host.json beside the

@@ -19,7 +19,10 @@ use std::time::Duration;
 
 use flexkeep_functions::{APP_ROOT_VARIABLE, BoxError, logging};
 
-use crate::settings::Settings;
+use crate::settings::{BadSetting, Settings};
+
+/// The exit code for settings that cannot be used, which `flexkeep host` ends with as well.
+const BAD_SETTINGS: u8 = 2;
 
 /// How long threads that still work may hold up the end of the process. What they do survives it.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -33,7 +36,11 @@ fn main() -> ExitCode {
             format!("error: {}\n", chain(error.as_ref())).as_bytes(),
         );
     }
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<BadSetting>() => BAD_SETTINGS.into(),
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 fn run() -> Result<(), BoxError> {

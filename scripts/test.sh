@@ -18,6 +18,7 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all -- --check
 step cargo clippy --locked --workspace --all-targets -- -D warnings
 step "$here/check-infra.sh"
+step "$here/check-dependencies.py"
 # The tests run the programs; without this each of them would ask cargo for them. The whole
 # workspace, as other selections of packages mean other features, and all dependencies built again.
 step cargo build --locked --workspace

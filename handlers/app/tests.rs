@@ -142,3 +142,17 @@ fn host_json_starts_this_handler_and_gives_its_locks_as_long_as_its_functions() 
     assert_eq!(timeout.as_secs(), 86_400);
     assert_eq!(host["extensions"]["http"]["routePrefix"], "api");
 }
+
+#[test]
+fn an_app_that_lacks_the_folder_of_a_function_does_not_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let names: Vec<String> = function_jsons().into_keys().collect();
+    for name in &names {
+        std::fs::create_dir(folder.path().join(name)).expect("a folder");
+        std::fs::write(folder.path().join(name).join("function.json"), "{}").expect("a file");
+    }
+    app(&settings(folder.path())).expect("all folders are there");
+    std::fs::remove_dir_all(folder.path().join("lane")).expect("it was there");
+    let error = app(&settings(folder.path())).err().expect("an error").to_string();
+    assert!(error.contains("these functions: lane;"), "{error}");
+}

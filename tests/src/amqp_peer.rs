@@ -3,7 +3,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::processes::signal;
 use crate::{run, wait_for};
 
@@ -190,11 +190,6 @@ fn launcher() -> PathBuf {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/amqp-peer.sh"),
         PathBuf::from,
     )
-}
-
-fn free_port() -> u16 {
-    let socket = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    socket.expect("a free port on 127.0.0.1").port()
 }
 
 /// An authority, and a certificate for `localhost` that it signed.

@@ -1,7 +1,7 @@
 //! An Azure Blob Storage of a test's own: Azurite, Microsoft's emulator.
 
 use std::fs::{self, File};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::ports::free_port;
 use crate::processes::signal;
 use crate::programs::tools;
 use crate::run;
@@ -320,11 +321,6 @@ fn make_certificate(dir: &Path) -> String {
     }
     run(command.current_dir(dir), Duration::from_secs(60)).expect_success();
     fs::read_to_string(dir.join("cert.pem")).expect("openssl wrote it")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket").port()
 }
 
 /// For a value in a query.

@@ -1,4 +1,4 @@
-//! The processes of a server, found by the folder that they work in.
+//! Processes that tests end or wait for; those of a server are found by the folder they work in.
 
 use std::fs;
 use std::path::Path;
@@ -26,6 +26,11 @@ pub(crate) fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// Kills a process with SIGKILL, unless it has just ended by itself.
+pub fn kill(pid: u32) {
+    signal(pid.cast_signed(), Signal::KILL);
 }
 
 /// Whether all of them were gone before the limit.

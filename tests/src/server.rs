@@ -1,8 +1,6 @@
 //! A PostgreSQL server of a test's own.
 
 use std::fs::{self, File};
-use std::io;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, geteuid};
 
+use crate::ports::free_port;
 use crate::processes::{gone, signal, working_in};
 use crate::programs::{clean, pg_command, pg_tool};
 use crate::run::{tail, wait};
@@ -384,11 +383,6 @@ pub(crate) fn postgres_ids() -> (u32, u32) {
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     });
     ids.expect("no user postgres, who runs servers when we are root: run scripts/setup.sh")
-}
-
-fn free_port() -> u16 {
-    let socket: io::Result<_> = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr());
-    socket.expect("a free port on 127.0.0.1").port()
 }
 
 /// A value of a connection string, quoted.

@@ -1,6 +1,7 @@
 //! A vault of a test's own, and `flexkeep` commands that work on it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -27,6 +28,22 @@ pub fn flexkeep_command(arguments: &[&str]) -> Command {
     }
     command.env("PGPASSFILE", "/nonexistent").args(arguments);
     command
+}
+
+/// Lets a test change an object of a vault, which is written once.
+#[track_caller]
+pub fn writable(file: &Path) {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("the object is there");
+}
+
+/// Turns round one bit in the middle of an object of a vault.
+#[track_caller]
+pub fn flip(file: &Path) {
+    writable(file);
+    let mut bytes = fs::read(file).expect("the object can be read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(file, bytes).expect("the object can be written");
 }
 
 /// A folder with a vault in it, gone when dropped.

@@ -1,12 +1,13 @@
 //! A vault that is full, can't be written, is of the future, or whose bytes are wrong.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use flexkeep_tests::{Output, Server, TestVault, Version, flexkeep_command, json, run};
+use flexkeep_tests::{
+    Output, Server, TestVault, Version, flexkeep_command, flip, json, run, writable,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -125,20 +126,8 @@ fn a_vault_of_the_future_is_not_touched() {
     }
 }
 
-fn writable(file: &Path) {
-    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
 /// What happens to an object.
 type Harm = fn(&Path);
-
-fn flip(file: &Path) {
-    writable(file);
-    let mut bytes = fs::read(file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    fs::write(file, bytes).unwrap();
-}
 
 fn truncate(file: &Path) {
     writable(file);

@@ -5,7 +5,9 @@ mod app;
 
 use std::path::PathBuf;
 
-use flexkeep_tests::{Output, Server, TestApp, Version, flexkeep_command, json, run, wait_for};
+use flexkeep_tests::{
+    Output, Server, TestApp, Version, flexkeep_command, json, kill, run, wait_for,
+};
 use serde_json::Value;
 
 use app::MINUTE;
@@ -268,9 +270,4 @@ fn the_app_tells_how_a_drill_ended_and_a_killed_one_is_cleared_away_by_the_next(
     scene.app.assert_events_keep_the_schema();
     let (_, status) = scene.app.request("GET", "/api/status", None);
     assert_eq!(status["servers"][0]["drill"]["last"]["passed"], false, "{status:#}");
-}
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }

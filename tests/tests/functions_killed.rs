@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flexkeep_bus::{LocalQueues, QueueOptions};
-use flexkeep_tests::{Server, TestApp, rounds, wait_for};
+use flexkeep_tests::{Server, TestApp, kill, rounds, wait_for};
 
 use app::{MINUTE, expect_server_free, request, server};
 
@@ -33,12 +33,6 @@ fn moment(round: u32, rounds: u32, longest: Duration) -> Duration {
 /// When a round's backup is due.
 fn instant(round: u32) -> String {
     format!("2026-11-22T{:02}:{:02}:00Z", 1 + round / 60, round % 60)
-}
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
-    // It may just have ended by itself.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
 #[track_caller]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flexkeep_bus::{LocalQueues, QueueOptions};
-use flexkeep_tests::{Server, TestApp, Version, flexkeep_command, run};
+use flexkeep_tests::{Server, TestApp, Version, flexkeep_command, kill, run};
 use serde_json::Value;
 
 use app::{MINUTE, expect_server_free, request};
@@ -135,12 +135,6 @@ fn app_with(server: &Server, lane_seconds: u32, policy: &str) -> TestApp {
     app
 }
 
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
-    // It may just have ended by itself.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-}
-
 #[test]
 fn a_backup_of_twenty_times_a_lane_s_time_is_of_one_snapshot_through_twenty_hands() {
     let server = server();
@@ -201,7 +195,7 @@ fn tells_all(run: &Value) -> bool {
     at_work.count() == 2
         && lanes.iter().any(|lane| lane["generation"].as_u64() > Some(0))
         && bank["holders"] == 2
-        && bank["hands"].as_u64() >= Some(3)
+        && bank["holders_so_far"].as_u64() >= Some(3)
         && progress["bytes_per_second"].as_u64() > Some(0)
         && progress["seconds_left"].is_u64()
         && (1..100).contains(&run["percent"].as_u64().unwrap_or_default())

@@ -4,7 +4,7 @@
 #[path = "function_app/mod.rs"]
 mod app;
 
-use flexkeep_tests::{Server, TestApp, Version, flexkeep_command, json, run, wait_for};
+use flexkeep_tests::{Server, TestApp, Version, flexkeep_command, json, kill, run, wait_for};
 use serde_json::Value;
 
 use app::MINUTE;
@@ -152,12 +152,6 @@ fn a_handler_killed_at_any_point_goes_on_and_no_row_comes_twice() {
     assert!(!scene.app.events_of("restore.continued").is_empty(), "no kill met a restore");
     assert_eq!(scene.app.events_of("restore.failed").len(), 0);
     scene.app.assert_events_keep_the_schema();
-}
-
-fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
-    // It may just have ended by itself.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
 }
 
 #[test]

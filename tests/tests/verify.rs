@@ -1,11 +1,12 @@
 //! `flexkeep verify`: damage of every kind is found, named, and the backups that it hurts with it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flexkeep_tests::{Output, Server, TestVault, Version, flexkeep_command, json, run};
+use flexkeep_tests::{
+    Output, Server, TestVault, Version, flexkeep_command, flip, json, run, writable,
+};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -71,18 +72,6 @@ fn hurt(report: &Value) -> Vec<String> {
 
 fn object(vault: &TestVault, file: &Path) -> String {
     file.strip_prefix(vault.place()).unwrap().to_string_lossy().into_owned()
-}
-
-fn writable(file: &Path) {
-    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-fn flip(file: &Path) {
-    writable(file);
-    let mut bytes = fs::read(file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0x10;
-    fs::write(file, bytes).unwrap();
 }
 
 fn truncate(file: &Path) {

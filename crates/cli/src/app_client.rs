@@ -1,12 +1,14 @@
 //! Talking to a function app over HTTP.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::env_vars::{self, FLEXKEEP_API_KEY, FLEXKEEP_URL};
 use crate::exit::{Exit, Failure};
+use crate::live::SCREEN;
+use crate::output::Output;
 
 /// The host on this machine.
 const DEFAULT_URL: &str = "http://127.0.0.1:7071";
@@ -17,6 +19,55 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Longest answer that is read: a list of many thousand backups.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
+
+/// How often an app is asked how far something is.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// Questions that may fail in a row while something is waited for.
+const MAX_FAILED_ASKS: u32 = 30;
+
+/// What an app says of something that is waited for.
+pub(crate) enum Poll<T> {
+    /// It has ended, in this way.
+    Ended(T),
+    /// It goes on; a line for people, empty where there is nothing to say.
+    GoesOn(String),
+}
+
+/// Asks until something has ended, and shows each new line on the way; none when the time is up.
+///
+/// # Errors
+/// That of the last question, if it is one too many that failed in a row.
+pub(crate) fn poll<T>(
+    limit: Duration,
+    output: &Output,
+    mut ask: impl FnMut() -> Result<Poll<T>, Failure>,
+) -> Result<Option<T>, Failure> {
+    let until = Instant::now() + limit;
+    let (mut failed_asks, mut shown) = (0, String::new());
+    loop {
+        match ask() {
+            Ok(Poll::Ended(end)) => return Ok(Some(end)),
+            Ok(Poll::GoesOn(line)) => {
+                failed_asks = 0;
+                if !output.quiet && !output.json && !line.is_empty() && line != shown {
+                    SCREEN.print(&line);
+                    shown = line;
+                }
+            }
+            Err(failure) => {
+                failed_asks += 1;
+                if failed_asks >= MAX_FAILED_ASKS {
+                    return Err(failure);
+                }
+            }
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        std::thread::sleep(ASK_EVERY.min(until.saturating_duration_since(Instant::now())));
+    }
+}
 
 /// A function app.
 pub(crate) struct AppClient {
@@ -166,5 +217,23 @@ mod tests {
         for url in ["http://h:1", "https://x.example/", "http://h/api", "http://h/api/"] {
             assert!(AppClient::new(Some(url)).is_ok(), "{url}");
         }
+    }
+
+    fn quiet() -> Output {
+        let progress = crate::output::ProgressMode::None;
+        Output { json: false, quiet: true, verbose: 0, progress }
+    }
+
+    #[test]
+    fn what_is_waited_for_may_fail_to_answer_but_not_for_ever() {
+        let mut answers = vec![
+            Ok(Poll::Ended("sealed")),
+            Ok(Poll::GoesOn("at work".to_owned())),
+            Err(Failure::usage("no answer")),
+        ];
+        let end = poll(Duration::from_secs(60), &quiet(), || answers.pop().unwrap()).unwrap();
+        assert_eq!(end, Some("sealed"));
+        let end = poll(Duration::ZERO, &quiet(), || Ok(Poll::<()>::GoesOn(String::new()))).unwrap();
+        assert_eq!(end, None, "the time is up after the first answer");
     }
 }

@@ -6,7 +6,9 @@ mod restore;
 mod verify;
 
 pub(crate) use export::ExportArgs;
-pub(crate) use functions::{DrillArgs, HostArgs, RequestArgs, StatusArgs, TriggerArgs};
+pub(crate) use functions::{
+    AppArgs, DeadLettersArgs, DrillArgs, HostArgs, RequestArgs, StatusArgs, TriggerArgs,
+};
 pub(crate) use restore::RestoreArgs;
 pub(crate) use verify::VerifyArgs;
 
@@ -32,12 +34,12 @@ const ABOUT: &str = "Backs up PostgreSQL servers into a deduplicating vault, nat
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
     0  success
-    1  failed; nothing was sealed
-    2  usage or bad input: arguments, connection string, unknown backup
+    1  failed: nothing was sealed, a restore is incomplete, or a drill did not pass
+    2  usage or bad input: arguments, connection string, policy, settings, unknown backup
     3  sealed with losses (backup), losses to expect (check), or definitions refused (restore)
     4  damage found in the vault
-    5  another backup of this server, or restore into this database, is running
-  130  cancelled by Ctrl-C or SIGTERM; nothing was sealed
+    5  busy: another backup or drill of this server, or restore into this database, is running
+  130  cancelled by Ctrl-C or SIGTERM; nothing was sealed, and a restore can be continued
 
 Environment:
   FLEXKEEP_FROM   connection string, where --from is not given
@@ -169,7 +171,7 @@ pub(crate) enum Command {
     /// Restore a backup, or a part of it, into a server
     #[command(after_help = restore::EXAMPLES)]
     Restore(Box<RestoreArgs>),
-    /// Restore the newest backup of a server on trial, look at it, and drop it
+    /// Restore the newest backup of a server into a scratch database, check it, and drop it
     #[command(after_help = functions::DRILL_EXAMPLES)]
     Drill(Box<DrillArgs>),
     /// Read a vault and find out whether its backups are whole
@@ -178,7 +180,7 @@ pub(crate) enum Command {
     /// Find out whether a backup would succeed, and what it could not read
     #[command(after_help = CHECK_EXAMPLES)]
     Check(CheckArgs),
-    /// Show for each server what is scheduled, at work, and backed up last
+    /// Show for each server what is scheduled, running, and backed up last
     #[command(after_help = functions::STATUS_EXAMPLES)]
     Status(StatusArgs),
     /// Ask a function app for a backup, or run its schedule
@@ -187,6 +189,9 @@ pub(crate) enum Command {
     /// Run the function app on this machine, as the Azure Functions host does
     #[command(after_help = functions::HOST_EXAMPLES)]
     Host(HostArgs),
+    /// Show the messages of a function app that failed too often; send them again, or remove them
+    #[command(after_help = functions::DEAD_LETTERS_EXAMPLES)]
+    DeadLetters(DeadLettersArgs),
     /// Write the completion script of a shell to standard output
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {

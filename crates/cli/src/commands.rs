@@ -3,6 +3,7 @@
 mod backup;
 mod check;
 mod completions;
+pub(crate) mod dead_letters;
 mod drill;
 mod export;
 mod request;
@@ -39,6 +40,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<Exit, Failure> {
         Command::Status(args) => status::run(&args, output),
         Command::Trigger(args) => trigger::run(&args, output),
         Command::Host(args) => host::run(&args, output),
+        Command::DeadLetters(args) => dead_letters::run(&args, output),
         Command::Completions { shell } => completions::run(shell),
     }
 }

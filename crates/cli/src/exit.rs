@@ -12,15 +12,16 @@ use crate::hints;
 pub(crate) enum Exit {
     /// Done; nothing to report.
     Success = 0,
-    /// It failed.
+    /// It failed: no backup, an incomplete restore, a drill that did not pass.
     Failed = 1,
-    /// Arguments, a connection string or a backup's name are wrong.
+    /// Arguments, a connection string, a policy, settings or a backup's name are wrong.
     Usage = 2,
-    /// The backup is sealed, but something of the source is not in it.
+    /// The backup is sealed, but something of the source is not in it; or all rows are restored, but
+    /// the server refused definitions.
     Losses = 3,
     /// Bytes in the vault are wrong or missing.
     Damage = 4,
-    /// Another backup of the same server is running.
+    /// Another backup or drill of the same server, or restore into the same database, is running.
     Busy = 5,
     /// Stopped by Ctrl-C or SIGTERM.
     Cancelled = 130,

@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod check;
+pub(crate) mod dead_letters;
 pub(crate) mod drill;
 pub(crate) mod export;
 pub(crate) mod lanes;

@@ -1,4 +1,5 @@
-//! Plans, dumps, seals and exports backups of a PostgreSQL server.
+//! Backups of PostgreSQL servers: checks, makes, exports, restores and verifies them, and hands a
+//! backup over from process to process (the relay).
 //!
 //! [`backup`] reads every database of a server into a vault. For each it takes one snapshot, lets
 //! pg_dump write its table of contents and stops it before the data, cuts the data into slices,

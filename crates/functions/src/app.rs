@@ -312,17 +312,12 @@ impl App {
         self.functions.values().map(|function| (function.name.as_str(), function.kind))
     }
 
-    /// The app as a router, to be served by something else.
-    pub fn into_router(self) -> Router {
-        router(self.into_shared(None))
-    }
-
-    pub(crate) fn into_shared(self, stopping: Option<watch::Receiver<bool>>) -> Arc<Shared> {
+    pub(crate) fn into_shared(self, stopping: watch::Receiver<bool>) -> Arc<Shared> {
         Arc::new(Shared {
             functions: self.functions,
             service: self.service,
             settings: self.settings,
-            stopping,
+            stopping: Some(stopping),
             running: AtomicUsize::new(0),
             without_id: AtomicU64::new(0),
         })

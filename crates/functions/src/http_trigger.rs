@@ -153,11 +153,6 @@ impl HttpResponse {
     pub fn body(&self) -> &str {
         &self.body
     }
-
-    /// The value of a header, by its name in lower case.
-    pub fn header_value(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(String::as_str)
-    }
 }
 
 pub(crate) fn encode(response: HttpResponse, bindings: &Bindings) -> Result<Answer, OutputError> {

@@ -61,7 +61,7 @@ impl App {
     ) -> Result<(), ServeError> {
         let limit = self.settings.shutdown_limit;
         let (tell, stopping) = watch::channel(false);
-        let shared = self.into_shared(Some(stopping.clone()));
+        let shared = self.into_shared(stopping.clone());
         // Small answers must not wait for the host's acknowledgement of the one before.
         let listener = listener.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {

@@ -4,7 +4,6 @@
 //! is done (200, or 500 with the cause), and every such answer names the invocation in
 //! `x-azure-functions-invocationid`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flexkeep_bus::{Delivery, Message};
@@ -191,16 +190,7 @@ async fn invoke(
 fn queue_input(trigger: &QueueTrigger, input: String) -> Result<(Value, Metadata), String> {
     let now = Timestamp::now();
     let delivery = Delivery {
-        message: Message {
-            id: Uuid::new_v4().simple().to_string(),
-            body: input.into_bytes(),
-            content_type: None,
-            subject: None,
-            correlation_id: None,
-            session_id: None,
-            properties: BTreeMap::new(),
-            deliver_at: None,
-        },
+        message: Message::new(Uuid::new_v4().simple().to_string(), input),
         delivery_count: 1,
         sequence_number: 0,
         enqueued_at: now,

@@ -27,6 +27,24 @@ impl ErrorBudget {
     }
 }
 
+/// A handler that ends itself this often in a row, and never was ready, never will be.
+const MAX_EARLY_EXITS: usize = 10;
+
+/// Counts handlers that ended themselves without an error before they were ready, which restarts
+/// would otherwise go on with for ever.
+#[derive(Debug, Default)]
+pub(crate) struct EarlyExits {
+    in_a_row: usize,
+}
+
+impl EarlyExits {
+    /// Counts such an end; says whether it was one too many.
+    pub(crate) fn are_too_many(&mut self, was_ready: bool) -> bool {
+        self.in_a_row = if was_ready { 0 } else { self.in_a_row + 1 };
+        self.in_a_row >= MAX_EARLY_EXITS
+    }
+}
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -80,5 +98,13 @@ mod tests {
         assert_eq!(pauses, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
         assert_eq!(pause.after(LONG_RUN), Duration::ZERO);
         assert_eq!(pause.after(soon), FIRST_PAUSE);
+    }
+
+    #[test]
+    fn ends_before_readiness_are_too_many_only_in_a_row() {
+        let mut exits = EarlyExits::default();
+        let nine_are_too_many = (0..9).any(|_| exits.are_too_many(false));
+        assert!(!nine_are_too_many && !exits.are_too_many(true));
+        assert!(!(0..9).any(|_| exits.are_too_many(false)) && exits.are_too_many(false));
     }
 }

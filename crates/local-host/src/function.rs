@@ -86,9 +86,9 @@ pub(crate) enum DataType {
 pub enum AuthLevel {
     /// Anyone.
     Anonymous,
-    /// Who has a function key or the master key.
+    /// Whoever has a function key or the master key.
     Function,
-    /// Who has the master key.
+    /// Whoever has the master key.
     Admin,
 }
 
@@ -149,6 +149,19 @@ impl Function {
             },
         };
         FunctionInfo { name: self.name.clone(), disabled: self.disabled, trigger }
+    }
+
+    /// The queues that it receives from and sends to, with their databases.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (&Arc<Connection>, &str)> {
+        let trigger = match &self.trigger {
+            Trigger::Queue(queue) => Some((&queue.connection, queue.queue.as_str())),
+            _ => None,
+        };
+        let outputs = self.outputs.iter().filter_map(|output| match &output.target {
+            Target::Queue { connection, queue } => Some((connection, queue.as_str())),
+            Target::Http => None,
+        });
+        trigger.into_iter().chain(outputs)
     }
 
     /// The http output, if there is one.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::dispatch::{Dispatcher, InFlight};
 use crate::error::HostError;
 use crate::events::{Events, HostEvent};
-use crate::function::{Function, FunctionInfo, Target, Trigger};
+use crate::function::{Function, FunctionInfo, Trigger};
 use crate::function_json::load_functions;
 use crate::host_json::HostJson;
 use crate::http::Server;
@@ -52,10 +52,12 @@ pub enum HostExit {
         /// back.
         unfinished: usize,
     },
-    /// The handler failed three times, never more than half an hour apart.
+    /// The handler failed three times, never more than half an hour apart, or never became ready.
     HandlerKeepsFailing {
         /// The last error, with the last lines of the handler's stderr.
         error: String,
+        /// The exit code of the last handler, if it ended with one that is an error.
+        exit_code: Option<i32>,
     },
     /// An invocation waited for the handler four times as long as that may take to get ready.
     NeverReady,
@@ -177,10 +179,12 @@ impl Host {
             tracing::error!("some messages could not be given back; their locks will expire");
         }
         Ok(match supervisor_end {
-            Some(Ok(SupervisorEnd::TooManyErrors(error))) => {
-                HostExit::HandlerKeepsFailing { error }
+            Some(Ok(SupervisorEnd::TooManyErrors(error, exit_code))) => {
+                HostExit::HandlerKeepsFailing { error, exit_code }
             }
-            Some(Err(error)) => HostExit::HandlerKeepsFailing { error: error.to_string() },
+            Some(Err(error)) => {
+                HostExit::HandlerKeepsFailing { error: error.to_string(), exit_code: None }
+            }
             _ if shared.dispatcher.never_ready.is_cancelled() => HostExit::NeverReady,
             _ => HostExit::Stopped { unfinished },
         })
@@ -258,15 +262,7 @@ impl Host {
     fn environment(&self) -> Vec<(String, String)> {
         let mut settings = self.options.settings.clone();
         for function in &self.functions {
-            let trigger = match &function.trigger {
-                Trigger::Queue(queue) => Some(&queue.connection),
-                _ => None,
-            };
-            let outputs = function.outputs.iter().filter_map(|output| match &output.target {
-                Target::Queue { connection, .. } => Some(connection),
-                Target::Http => None,
-            });
-            for connection in trigger.into_iter().chain(outputs) {
+            for (connection, _) in function.queues() {
                 let value = format!("sqlite:{}", connection.path.display());
                 settings.replace_value(&connection.setting, value);
             }

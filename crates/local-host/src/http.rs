@@ -1,6 +1,7 @@
 //! The HTTP side: routes of functions, and the admin API.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
 };
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -165,6 +168,11 @@ impl Server {
         let hyper::http::request::Parts { method, uri, headers, .. } = parts;
         let mut request = ClientRequest { method, uri, headers, body: Bytes::new() };
         let path = request.uri.path();
+        // Without keys, the only guard is that a web page cannot read what another site answers; a
+        // name of its own that it has made to mean this machine would get round that.
+        if !self.keys.are_required() && !names_this_machine(&request.headers) {
+            return text(StatusCode::FORBIDDEN, "use the host's own address, or --require-keys");
+        }
         if path == "/" {
             return text(StatusCode::OK, "the local functions host is running");
         }
@@ -261,6 +269,16 @@ impl Server {
     }
 }
 
+/// Whether the name that a client called the host by is an address or `localhost`; clients that are
+/// no browsers need not say it.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else { return true };
+    let Ok(authority) = host.as_bytes().try_into() as Result<Authority, _> else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok()
+}
+
 /// The key in a query.
 pub(crate) fn code(query: &[(String, String)]) -> Option<&str> {
     query.iter().find(|(name, _)| name.eq_ignore_ascii_case("code")).map(|(_, key)| key.as_str())
@@ -354,4 +372,25 @@ pub(crate) fn json(status: StatusCode, body: &crate::json::Json) -> Answer {
     let json = HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, json);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_keys_goes_by_addresses_and_localhost_only() {
+        let of = |host: &str| {
+            let value = HeaderValue::try_from(host).unwrap();
+            names_this_machine(&HeaderMap::from_iter([(HOST, value)]))
+        };
+        for own in ["127.0.0.1:7071", "localhost:7071", "LOCALHOST", "[::1]:7071", "a.localhost"] {
+            assert!(of(own), "{own}");
+        }
+        for foreign in ["evil.example:7071", "localhost.evil.example", "127.0.0.1.evil.example", ""]
+        {
+            assert!(!of(foreign), "{foreign:?}");
+        }
+        assert!(names_this_machine(&HeaderMap::new()));
+    }
 }

@@ -11,10 +11,12 @@
 //!   at once.
 //! - The handler's stdin is a pipe that ends with the host. If the host is killed, a watchdog kills
 //!   the handler and what it started.
-//! - Restarts after exit code 0 or 200 slow down if the handler keeps ending soon.
+//! - Restarts after exit code 0 or 200 slow down if the handler keeps ending soon, and the host ends
+//!   if it does so ten times in a row before it is ready.
 //! - An abandoned message waits behind the others, as the embedded queue has it.
 //! - Timers and queues start when the handler is ready for the first time.
-//! - Keys are asked for only beyond the loopback interface, or if told so.
+//! - Keys are asked for only beyond the loopback interface, or if told so. Without keys, only requests
+//!   to an address or `localhost` are answered, so that no web page gets in under a name of its own.
 //! - Bindings that this host cannot serve are an error at load, not at the first use.
 
 mod admin;
@@ -23,6 +25,7 @@ mod client;
 mod config;
 mod console;
 mod cron;
+mod dead_letters;
 mod dispatch;
 mod encode;
 mod error;
@@ -48,6 +51,7 @@ mod settings;
 mod timer;
 mod timespan;
 
+pub use dead_letters::{DeadLetter, DeadLetters};
 pub use error::HostError;
 pub use events::{HostEvent, Observer, Settlement};
 pub use function::{AuthLevel, FunctionInfo, TriggerInfo};

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{ErrorBudget, RestartPause};
+use crate::budget::{EarlyExits, ErrorBudget, RestartPause};
 use crate::client::Client;
 use crate::console::{Stream, Tail, log_lines};
 use crate::events::{Events, HostEvent};
@@ -113,8 +113,8 @@ impl Handler {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SupervisorEnd {
     Stopped,
-    /// The handler failed too often; this is the last error.
-    TooManyErrors(String),
+    /// The handler failed too often; this is the last error, and its exit code if it had one.
+    TooManyErrors(String, Option<i32>),
 }
 
 /// Keeps one handler process running.
@@ -128,6 +128,8 @@ pub(crate) struct Supervisor {
     pub(crate) stop: CancellationToken,
     state: watch::Sender<State>,
     kills: mpsc::Receiver<u64>,
+    /// Whether the process of now, or the last one, was ready.
+    was_ready: bool,
 }
 
 /// How one process ended.
@@ -160,6 +162,7 @@ impl Supervisor {
             stop,
             state,
             kills,
+            was_ready: false,
         };
         (supervisor, Handler { state: watched, kill })
     }
@@ -173,9 +176,10 @@ impl Supervisor {
 
     async fn supervise(&mut self) -> SupervisorEnd {
         let mut errors = ErrorBudget::default();
-        let mut pause = RestartPause::default();
+        let (mut early, mut pause) = (EarlyExits::default(), RestartPause::default());
         for number in 0.. {
             let started = Instant::now();
+            let mut code = None;
             let error = match self.run_once(number).await {
                 Ok((End::Stopped, _)) => return SupervisorEnd::Stopped,
                 Ok((End::Killed, _)) => None,
@@ -189,7 +193,10 @@ impl Supervisor {
                     None
                 }
                 Ok((End::Exited(status), _)) if status.code() == Some(200) => None,
-                Ok((End::Exited(status), tail)) => Some(explain(status, &tail)),
+                Ok((End::Exited(status), tail)) => {
+                    code = status.code();
+                    Some(explain(status, &tail))
+                }
                 Ok((End::NotReady, tail)) => {
                     let limit = self.initialization_timeout;
                     Some(with_tail(format!("the handler did not answer within {limit:?}"), &tail))
@@ -203,9 +210,14 @@ impl Supervisor {
                 Some(error) => {
                     tracing::error!("{error}");
                     if errors.is_spent_by(Instant::now()) {
-                        return SupervisorEnd::TooManyErrors(error);
+                        return SupervisorEnd::TooManyErrors(error, code);
                     }
                     Duration::ZERO
+                }
+                None if early.are_too_many(self.was_ready) => {
+                    let error = "the handler ends itself without an error, and never was ready";
+                    tracing::error!("{error}");
+                    return SupervisorEnd::TooManyErrors(error.to_owned(), code);
                 }
                 None => pause.after(started.elapsed()),
             };
@@ -223,6 +235,7 @@ impl Supervisor {
     /// One process from its start to its end, with the last lines of its stderr.
     async fn run_once(&mut self, number: u64) -> std::io::Result<(End, Tail)> {
         let started = Instant::now();
+        self.was_ready = false;
         let mut child = self.launch.spawn()?;
         let pid = child.id().ok_or_else(|| std::io::Error::other("it ended at once"))?;
         let port = self.launch.port;
@@ -281,7 +294,6 @@ impl Supervisor {
     async fn watch(&mut self, child: &mut Child, this: &Arc<Generation>, started: Instant) -> End {
         let ready = wait_until_up(this.client.clone(), self.initialization_timeout);
         tokio::pin!(ready);
-        let mut is_ready = false;
         loop {
             tokio::select! {
                 biased;
@@ -299,12 +311,12 @@ impl Supervisor {
                         return End::Killed;
                     }
                 }
-                answered = &mut ready, if !is_ready => {
+                answered = &mut ready, if !self.was_ready => {
                     if !answered {
                         reap(child).await;
                         return End::NotReady;
                     }
-                    is_ready = true;
+                    self.was_ready = true;
                     let ms = started.elapsed().as_millis() as u64;
                     tracing::info!(pid = this.pid, ms, "the handler is ready");
                     self.state.send_replace(State::Ready(this.clone()));

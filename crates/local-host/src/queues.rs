@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::HostError;
-use crate::function::{Connection, Function, Target, Trigger};
+use crate::function::{Connection, Function};
 
 /// Between two looks at the files of a database. A look is two calls of stat.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -58,15 +58,7 @@ impl Databases {
     ) -> Result<Self, HostError> {
         let mut by_path: HashMap<PathBuf, Database> = HashMap::new();
         for function in functions {
-            let trigger = match &function.trigger {
-                Trigger::Queue(queue) => Some((&queue.connection, &queue.queue)),
-                _ => None,
-            };
-            let outputs = function.outputs.iter().filter_map(|output| match &output.target {
-                Target::Queue { connection, queue } => Some((connection, queue)),
-                Target::Http => None,
-            });
-            for (connection, queue) in trigger.into_iter().chain(outputs) {
+            for (connection, queue) in function.queues() {
                 let error = |source: BusError| HostError::Queue {
                     setting: connection.setting.clone(),
                     path: connection.path.clone(),

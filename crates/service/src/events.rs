@@ -330,7 +330,7 @@ fn database_progress(database: &DatabaseProgress) -> Value {
         "items": database.items,
         "items_done": database.items_done,
         "holders": database.holders,
-        "hands": database.hands,
+        "holders_so_far": database.holders_so_far,
         "held_since": database.held_since,
         "lost": lost,
     })

@@ -37,14 +37,21 @@ Examples:
   flexkeep status --url http://127.0.0.1:7071    by way of the function app
   flexkeep status --vault /srv/vault --json | jq '.servers[].runs'";
 
+/// A function app on this machine.
 #[derive(Args, Debug)]
-pub(crate) struct HostArgs {
+pub(crate) struct AppArgs {
     /// The function app: the folder of host.json
     #[arg(long, value_name = "FOLDER", default_value = ".")]
     pub(crate) app: PathBuf,
     /// The settings; local.settings.json in the app's folder when not given
     #[arg(long, value_name = "FILE")]
     pub(crate) settings: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct HostArgs {
+    #[command(flatten)]
+    pub(crate) app: AppArgs,
     /// Where the host keeps the state of timers and its keys; `.host-state` in the app's folder when not
     /// given
     #[arg(long, value_name = "FOLDER")]
@@ -69,6 +76,27 @@ pub(crate) struct AppUrlArgs {
     pub(crate) url: Option<String>,
 }
 
+pub(crate) const DEAD_LETTERS_EXAMPLES: &str = "\
+Examples:
+  flexkeep dead-letters --app target/app               lists them
+  flexkeep dead-letters --app target/app --resubmit 12 delivers number 12 again
+  flexkeep dead-letters --app target/app --purge 12    removes it for good
+
+A message becomes a dead letter when it was delivered ten times without success. Mend the cause
+first; the host's log has it. On Azure, the portal's Service Bus Explorer does the same.";
+
+#[derive(Args, Debug)]
+pub(crate) struct DeadLettersArgs {
+    #[command(flatten)]
+    pub(crate) app: AppArgs,
+    /// Put this one back on its queue, as if it had just been sent; may be given several times
+    #[arg(long, value_name = "ID", conflicts_with = "purge")]
+    pub(crate) resubmit: Vec<i64>,
+    /// Remove this one for good; may be given several times
+    #[arg(long, value_name = "ID")]
+    pub(crate) purge: Vec<i64>,
+}
+
 /// How a function app is asked for something that takes a while.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Function app")]
@@ -89,14 +117,14 @@ Examples:
   flexkeep drill shop --policy policy.toml --database orders
   flexkeep drill shop --wait 2h                  by the function app
 
-Exit code 0: the drill passed; 1: it did not pass, or could not be held.";
+Exit code 0: the drill passed; 1: it did not pass, or could not be run.";
 
 #[derive(Args, Debug)]
 pub(crate) struct DrillArgs {
     /// The server, by its name in the policy; the policy has a [[drill]] for it
     #[arg(value_name = "SERVER")]
     pub(crate) server: ServerName,
-    /// Hold it here, as this policy says, instead of asking a function app. No event tells of it
+    /// Run it here, as this policy says, instead of asking a function app; no event is published
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "idempotency_key", "wait"])]
     pub(crate) policy: Option<PathBuf>,
     /// The id of a backup; the newest one when not given

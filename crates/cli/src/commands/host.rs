@@ -1,19 +1,15 @@
 //! `flexkeep host`
 
-use flexkeep_local_host::{Host, HostExit, HostOptions, Settings, TriggerInfo};
+use flexkeep_local_host::{Host, HostError, HostExit, HostOptions, Settings, TriggerInfo};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::HostArgs;
+use crate::args::{AppArgs, HostArgs};
 use crate::exit::{Exit, Failure};
 use crate::live::SCREEN;
 use crate::output::Output;
 
 pub(crate) fn run(args: &HostArgs, output: &Output) -> Result<Exit, Failure> {
-    if let Some(path) = args.settings.as_ref().filter(|path| !path.exists()) {
-        let what = format!("there is no settings file {}", path.display());
-        return Err(Failure::usage(what).hint("check the path given with --settings"));
-    }
-    let host = load(args).map_err(|error| Failure::new(Exit::Usage, anyhow::Error::new(error)))?;
+    let host = load(args)?;
     if !output.quiet {
         for function in host.describe() {
             SCREEN.print(&describe(&function.name, &function.trigger, args));
@@ -52,10 +48,14 @@ pub(crate) fn run(args: &HostArgs, output: &Output) -> Result<Exit, Failure> {
             }
             Ok(Exit::Success)
         }
-        HostExit::HandlerKeepsFailing { error } => Err(Failure::new(
-            Exit::Failed,
-            anyhow::Error::msg(error).context("the handler failed three times"),
-        )),
+        HostExit::HandlerKeepsFailing { error, exit_code } => {
+            // The handler ends with the same code when its settings cannot be used.
+            let wrong_settings = exit_code == Some(i32::from(Exit::Usage.code()));
+            Err(Failure::new(
+                if wrong_settings { Exit::Usage } else { Exit::Failed },
+                anyhow::Error::msg(error).context("the handler failed again and again"),
+            ))
+        }
         HostExit::NeverReady => {
             Err(Failure::new(Exit::Failed, anyhow::Error::msg("the handler never became ready")))
         }
@@ -63,25 +63,40 @@ pub(crate) fn run(args: &HostArgs, output: &Output) -> Result<Exit, Failure> {
     }
 }
 
-fn load(args: &HostArgs) -> Result<Host, flexkeep_local_host::HostError> {
-    let mut settings = match &args.settings {
-        Some(path) => Settings::from_file(path)?,
-        None => Settings::load(&args.app)?,
+/// The app settings, as its host has them.
+pub(crate) fn settings(args: &AppArgs) -> Result<Settings, Failure> {
+    if let Some(path) = args.settings.as_ref().filter(|path| !path.exists()) {
+        let what = format!("there is no settings file {}", path.display());
+        return Err(Failure::usage(what).hint("check the path given with --settings"));
+    }
+    let read = match &args.settings {
+        Some(path) => Settings::from_file(path),
+        None => Settings::load(&args.app),
     };
+    let mut settings = read.map_err(unusable)?;
     // What is not text cannot be a setting.
     settings.override_with(
         std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         }),
     );
-    let mut options = HostOptions::new(&args.app, settings);
+    Ok(settings)
+}
+
+/// What is wrong with an app or its settings is the user's to put right.
+pub(crate) fn unusable(error: HostError) -> Failure {
+    Failure::new(Exit::Usage, error)
+}
+
+fn load(args: &HostArgs) -> Result<Host, Failure> {
+    let mut options = HostOptions::new(&args.app.app, settings(&args.app)?);
     options.http_addr = args.listen;
     options.require_keys = args.require_keys;
     options.shutdown_grace = args.grace;
     if let Some(state) = &args.state {
         options.state_dir.clone_from(state);
     }
-    Host::load(options)
+    Host::load(options).map_err(unusable)
 }
 
 fn describe(name: &str, trigger: &TriggerInfo, args: &HostArgs) -> String {

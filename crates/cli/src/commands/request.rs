@@ -1,23 +1,17 @@
 //! Asking a function app for a restore or a drill, and waiting for its end.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flexkeep_service::{RestoreFate, What};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::app_client::AppClient;
+use crate::app_client::{AppClient, Poll, poll};
 use crate::args::RequestArgs;
 use crate::exit::{Exit, Failure};
 use crate::live::SCREEN;
 use crate::output::{self, Output};
 use crate::render::{self, units};
-
-/// How often the app is asked how far it is.
-const ASK_EVERY: Duration = Duration::from_secs(1);
-
-/// Requests for how far it is that may fail in a row.
-const MAX_FAILED_ASKS: u32 = 30;
 
 /// What the app answers, as far as it is used.
 #[derive(Deserialize, Serialize)]
@@ -116,38 +110,21 @@ fn wait_for(
     limit: Duration,
     output: &Output,
 ) -> Result<Answer, Failure> {
-    let until = Instant::now() + limit;
     let path = format!("/api/restores?what={}&request={}", what.word(), asked.request);
-    let (mut failed_asks, mut shown) = (0, String::new());
-    loop {
-        match app.get::<Answer>(&path) {
-            Ok(answer) if has_ended(&answer) => return Ok(answer),
-            Ok(answer) => {
-                failed_asks = 0;
-                let line = match &answer.fate {
-                    Some(RestoreFate::PutOff { why, again }) => {
-                        format!("goes on at {}: {why}", units::time(*again))
-                    }
-                    Some(_) => "at work".to_owned(),
-                    None => String::new(),
-                };
-                if !output.quiet && !output.json && line != shown {
-                    SCREEN.print(&line);
-                    shown = line;
-                }
+    let ended = poll(limit, output, || {
+        let answer: Answer = app.get(&path)?;
+        Ok(match &answer.fate {
+            _ if has_ended(&answer) => Poll::Ended(answer),
+            Some(RestoreFate::PutOff { why, again }) => {
+                Poll::GoesOn(format!("goes on at {}: {why}", units::time(*again)))
             }
-            Err(failure) => {
-                failed_asks += 1;
-                if failed_asks >= MAX_FAILED_ASKS {
-                    return Err(failure);
-                }
-            }
-        }
-        if Instant::now() >= until {
-            let what = format!("{} has not ended yet", asked.request);
-            return Err(Failure::new(Exit::Failed, anyhow::Error::msg(what))
-                .hint("it goes on; an event tells its end"));
-        }
-        std::thread::sleep(ASK_EVERY.min(until.saturating_duration_since(Instant::now())));
-    }
+            Some(_) => Poll::GoesOn("at work".to_owned()),
+            None => Poll::GoesOn(String::new()),
+        })
+    })?;
+    ended.ok_or_else(|| {
+        let what = format!("{} has not ended yet", asked.request);
+        Failure::new(Exit::Failed, anyhow::Error::msg(what))
+            .hint("it goes on; an event is published at its end")
+    })
 }

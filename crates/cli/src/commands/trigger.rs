@@ -1,24 +1,18 @@
 //! `flexkeep trigger`
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flexkeep_service::{Fate, RequestNote};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::app_client::AppClient;
+use crate::app_client::{AppClient, Poll, poll};
 use crate::args::TriggerArgs;
 use crate::commands::status::{self, View};
 use crate::exit::{Exit, Failure};
 use crate::live::SCREEN;
 use crate::output::{self, Output};
 use crate::render::units;
-
-/// How often the app is asked how far it is.
-const ASK_EVERY: Duration = Duration::from_secs(1);
-
-/// Requests for how far it is that may fail in a row while a backup is waited for.
-const MAX_FAILED_ASKS: u32 = 30;
 
 /// What the app answers to "back up now".
 #[derive(Deserialize, Serialize)]
@@ -96,65 +90,34 @@ fn wait_for(
     limit: Duration,
     output: &Output,
 ) -> Result<String, Failure> {
-    let until = Instant::now() + limit;
-    let mut failed_asks = 0;
-    let mut shown = String::new();
-    loop {
-        match status::ask(app) {
-            Ok(view) => {
-                failed_asks = 0;
-                match state_of(&view, accepted) {
-                    State::Sealed(backup) => return Ok(backup),
-                    State::Failed(reason) => {
-                        let what = format!("the backup of {} failed: {reason}", accepted.server);
-                        return Err(Failure::new(Exit::Failed, anyhow::Error::msg(what)));
-                    }
-                    State::Waiting => {}
-                    State::Running(line) => {
-                        if !output.quiet && !output.json && line != shown {
-                            SCREEN.print(&line);
-                            shown = line;
-                        }
-                    }
-                }
-            }
-            Err(failure) => {
-                failed_asks += 1;
-                if failed_asks >= MAX_FAILED_ASKS {
-                    return Err(failure);
-                }
-            }
-        }
-        if Instant::now() >= until {
-            let what = format!("the backup of {} is not sealed yet", accepted.server);
-            return Err(Failure::new(Exit::Failed, anyhow::Error::msg(what))
-                .hint("it goes on; `flexkeep status` shows how far it is"));
-        }
-        std::thread::sleep(ASK_EVERY.min(until.saturating_duration_since(Instant::now())));
-    }
+    let server = &accepted.server;
+    let fate = poll(limit, output, || Ok(state_of(&status::ask(app)?, accepted)))?;
+    let (what, hint) = match fate {
+        Some(Ok(backup)) => return Ok(backup),
+        Some(Err(why)) => (format!("the backup of {server} failed: {why}"), None),
+        None => (
+            format!("the backup of {server} is not sealed yet"),
+            Some("it goes on; `flexkeep status` shows how far it is".to_owned()),
+        ),
+    };
+    Err(Failure { hint, ..Failure::new(Exit::Failed, anyhow::Error::msg(what)) })
 }
 
-enum State {
-    Waiting,
-    Running(String),
-    Sealed(String),
-    Failed(String),
-}
-
-fn state_of(view: &View, accepted: &Accepted) -> State {
+/// The backup, or why there is none; until then, how far it is.
+fn state_of(view: &View, accepted: &Accepted) -> Poll<Result<String, String>> {
     let Some(server) = view.servers.iter().find(|one| one.server == accepted.server) else {
-        return State::Waiting;
+        return Poll::GoesOn(String::new());
     };
     let ours = |request: Option<&str>| request == Some(accepted.request.as_str());
     let note = server.requests.iter().find(|note| ours(Some(&note.request)));
     let run = server.runs.iter().find(|run| ours(run.request.as_deref()));
     match (note.map(|note| &note.fate), run) {
-        (Some(Fate::Sealed { backup }), _) => State::Sealed(backup.clone()),
-        (Some(Fate::Failed { why }), _) => State::Failed(why.clone()),
-        (_, Some(run)) if run.failure().is_none() => State::Running(run.line()),
+        (Some(Fate::Sealed { backup }), _) => Poll::Ended(Ok(backup.clone())),
+        (Some(Fate::Failed { why }), _) => Poll::Ended(Err(why.clone())),
+        (_, Some(run)) if run.failure().is_none() => Poll::GoesOn(run.line()),
         (Some(Fate::PutOff { why, again }), _) => {
-            State::Running(format!("tried again at {}: {why}", units::time(*again)))
+            Poll::GoesOn(format!("tried again at {}: {why}", units::time(*again)))
         }
-        _ => State::Waiting,
+        _ => Poll::GoesOn(String::new()),
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn lines(progress: &RunProgress, now: Timestamp, line: &mut dyn FnMut
     }
 }
 
-/// `shop: 42 %, 27 of 64 items; snapshot 2, held by 2 lanes for 3 m 5 s, through 21 hands`
+/// `shop: 42 %, 27 of 64 items; snapshot 2, held by 2 lanes for 3 m 5 s, 21 holders so far`
 fn database(one: &DatabaseProgress, now: Timestamp) -> String {
     if one.state == DatabaseState::Waiting {
         return format!("{}: waits for snapshot {}", one.database, one.snapshot + 1);
@@ -67,14 +67,14 @@ fn database(one: &DatabaseProgress, now: Timestamp) -> String {
     if let Some(since) = one.held_since {
         text.push_str(&format!(" for {}", time(since, now)));
     }
-    text.push_str(&format!(", through {}", plural(one.hands, "hand")));
+    text.push_str(&format!(", {} so far", plural(one.holders_so_far, "holder")));
     text
 }
 
-/// `hand 12, on vm (process 123): shop, 18.0 MB/s`
+/// `generation 11, on vm (process 123): shop, 18.0 MB/s`
 fn lane(one: &LaneProgress, now: Timestamp) -> String {
-    let hand = u64::from(one.generation) + 1;
-    let mut text = format!("hand {hand}, on {} (process {}): ", one.host, one.pid);
+    let mut text =
+        format!("generation {}, on {} (process {}): ", one.generation, one.host, one.pid);
     if let Some(why) = &one.resting {
         text.push_str(&format!("does not work ({} ago): {why}", time(one.at, now)));
         return text;
@@ -93,7 +93,7 @@ fn lane(one: &LaneProgress, now: Timestamp) -> String {
         None => text.push_str("between two databases"),
     }
     if one.leaving {
-        text.push_str(", waits for the next hand");
+        text.push_str(", waits for its successor");
     }
     text
 }
@@ -144,7 +144,7 @@ mod tests {
             items: 64,
             items_done: 27,
             holders: 1,
-            hands: 21,
+            holders_so_far: 21,
             held_since: Some(at(185)),
             lost: Vec::new(),
         }
@@ -179,12 +179,12 @@ mod tests {
         let lanes = vec![lane(0, 11, 3), lane(1, 8, 125), full, leaving];
         let expected = "\
 Databases 1 of 3 done
-Database  shop: 42 %, 27 of 64 items; snapshot 2, held by 1 lane for 3 m 5 s, through 21 hands
+Database  shop: 42 %, 27 of 64 items; snapshot 2, held by 1 lane for 3 m 5 s, 21 holders so far
 Lost      snapshot 1 of shop, 4 m ago: all holders ended
-Lane 0    hand 12, on vm (process 17): shop, 18.0 MB/s
-Lane 1    hand 9, on vm (process 17): silent for 2 m 5 s, it was on shop
-Lane 2    hand 1, on vm (process 17): does not work (12 s ago): the server has 1 connections left
-Lane 3    hand 2, on vm (process 17): shop, 18.0 MB/s, waits for the next hand
+Lane 0    generation 11, on vm (process 17): shop, 18.0 MB/s
+Lane 1    generation 8, on vm (process 17): silent for 2 m 5 s, it was on shop
+Lane 2    generation 0, on vm (process 17): does not work (12 s ago): the server has 1 connections left
+Lane 3    generation 1, on vm (process 17): shop, 18.0 MB/s, waits for its successor
 ";
         let databases = vec![
             database("crm", DatabaseState::Done),

@@ -68,8 +68,8 @@ pub struct DatabaseProgress {
     pub items_done: u64,
     /// Lanes that hold the snapshot now, as far as their signs tell.
     pub holders: u32,
-    /// Through how many hands the snapshot went: connections that held it, the first included.
-    pub hands: u64,
+    /// Connections that have held the snapshot so far, those that hold it now included.
+    pub holders_so_far: u64,
     /// Since when the snapshot is held.
     #[serde(default)]
     pub held_since: Option<Timestamp>,
@@ -216,7 +216,7 @@ impl Look {
             items: 0,
             items_done: 0,
             holders: 0,
-            hands: 0,
+            holders_so_far: 0,
             held_since: None,
             lost: Vec::new(),
         };
@@ -261,7 +261,7 @@ impl Look {
             return Ok(0);
         };
         progress.snapshot = summary.attempts;
-        progress.hands = summary.holders.len() as u64;
+        progress.holders_so_far = summary.holders.len() as u64;
         progress.held_since = summary.holders.first().map(|holder| holder.since);
         Ok(summary.totals.tables + u64::from(summary.totals.large_objects > 0))
     }
@@ -285,7 +285,7 @@ impl Look {
         // Who was killed while it left has both.
         let hands: BTreeSet<&str> =
             held.iter().chain(&left).filter_map(|name| state::holder_of(name)).collect();
-        progress.hands = hands.len() as u64;
+        progress.holders_so_far = hands.len() as u64;
         let holding: BTreeSet<u32> =
             held.iter().filter_map(|name| state::lane_of(state::holder_of(name)?)).collect();
         let at_work = self.signs.iter().filter(|sign| {

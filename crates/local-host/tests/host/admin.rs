@@ -63,6 +63,8 @@ async fn timers_and_queue_functions_can_be_run_at_once() {
     assert_eq!(post("/admin/functions/t", &[], "{}").await, 415);
     let from_a_page = [json_type[0], ("origin", "http://example.org")];
     assert_eq!(post("/admin/functions/t", &from_a_page, "{}").await, 403);
+    let rebound = [("host", "example.org:7071")];
+    assert_eq!(host.call("GET", "/api/h", &rebound, "").await.status, 403);
     host.stop().await;
 }
 

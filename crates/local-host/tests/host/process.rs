@@ -75,7 +75,10 @@ async fn three_crashes_stop_the_host_and_the_error_holds_the_last_words() {
     let app = App::new().timer_function("t", "0 0 0 1 1 *", json!({}));
     app.behave("start", "say first\nsay out of luck\nexit 3");
     let host = app.start().await;
-    let HostExit::HandlerKeepsFailing { error } = host.exit().await else { panic!("another exit") };
+    let HostExit::HandlerKeepsFailing { error, exit_code } = host.exit().await else {
+        panic!("another exit")
+    };
+    assert_eq!(exit_code, Some(3));
     assert!(error.contains("exit code 3"), "{error}");
     assert!(error.contains("first | out of luck"), "{error}");
     assert_eq!(app.starts().len(), 3);
@@ -94,7 +97,9 @@ async fn a_handler_that_never_answers_counts_as_an_error() {
         .timer_function("t", "0 0 0 1 1 *", json!({}));
     app.behave("start", "hang");
     let host = app.start().await;
-    let HostExit::HandlerKeepsFailing { error } = host.exit().await else { panic!("another exit") };
+    let HostExit::HandlerKeepsFailing { error, .. } = host.exit().await else {
+        panic!("another exit")
+    };
     assert!(error.contains("did not answer within 1s"), "{error}");
     for start in app.starts() {
         assert!(!is_alive(start["pid"].as_u64().unwrap() as u32));
@@ -110,7 +115,8 @@ async fn an_executable_that_cannot_be_run_counts_as_an_error() {
     std::fs::write(&path, [0, 1, 2, 3]).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     options.handler_override = Some(path);
-    let HostExit::HandlerKeepsFailing { error } = app.start_with(options).await.exit().await else {
+    let HostExit::HandlerKeepsFailing { error, .. } = app.start_with(options).await.exit().await
+    else {
         panic!("another exit")
     };
     assert!(error.contains("not-a-program could not be started"), "{error}");
