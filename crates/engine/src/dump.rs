@@ -21,7 +21,7 @@ use crate::outline;
 use crate::plan::{self, EntrySource, LastCuts, Measured, Plan, PlannedEntry};
 use crate::progress::Progress;
 use crate::session;
-use crate::snapshot::Leader;
+use crate::snapshot::{self, Leader};
 use crate::source::{self, Database, ServerFacts};
 use crate::tools::ClientTools;
 
@@ -91,6 +91,7 @@ pub(crate) fn prepare_on(
         planning;
     let encoding = database_encoding(&mut leader)?;
     let outline = outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
+    snapshot::refuse_renamed(&mut leader.connection, name)?;
     let measured = Measured {
         database: name,
         version: leader.connection.server_version_num(),

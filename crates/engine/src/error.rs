@@ -66,7 +66,7 @@ pub enum BackupError {
         tables: Vec<String>,
     },
     /// A table or its data changed in a way that no snapshot protects from.
-    #[error("{what} changed while database {database:?} was being locked")]
+    #[error("{what} changed while database {database:?} was being locked or read")]
     Changed {
         /// The database.
         database: String,

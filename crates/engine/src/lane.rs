@@ -12,6 +12,7 @@ use crate::large_objects;
 use crate::plan::{EntrySource, Item, Part, PlannedEntry};
 use crate::relay;
 use crate::session;
+use crate::snapshot;
 use crate::turn::Turn;
 
 /// What is read, and where it goes.
@@ -266,7 +267,8 @@ fn do_item(
     Ok((!item.parts.is_empty()).then_some(item))
 }
 
-/// Reads parts whose tables are locked, and sends their chunks off.
+/// Reads parts whose tables are locked, and sends their chunks off. An error that says that a table
+/// changed means that the snapshot is of no use any more.
 pub(crate) fn read_parts(
     connection: &mut Connection,
     reading: &Reading<'_>,
@@ -310,6 +312,13 @@ pub(crate) fn read_parts(
             reading.tools.progress.object_done();
         }
     }
+    let mut tables: Vec<u32> = parts
+        .iter()
+        .filter(|part| relation(reading, part).is_some())
+        .map(|part| reading.entries[part.entry].oid)
+        .collect();
+    tables.dedup();
+    snapshot::refuse_moved(connection, reading.database, &tables)?;
     Ok(done)
 }
 

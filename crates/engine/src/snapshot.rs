@@ -175,12 +175,53 @@ pub(crate) fn refuse_swapped(
              IS DISTINCT FROM pg_catalog.format('%I.%I.%I', n.nspname, c.relname, a.attname)\
              ) > 0) ORDER BY 1"
     );
-    let swapped = session::rows(connection, database, "checking the locked tables", &sql)?;
-    if swapped.is_empty() {
+    changed(database, &session::rows(connection, database, "checking the locked tables", &sql)?)
+}
+
+/// The guard against schemas that are renamed: no lock keeps anybody from that, and a statement finds
+/// a table by the newest name of its schema, so it may have read another table's rows. To be asked on
+/// the snapshot, after tables with the oids of `tables` were read and before anything relies on it.
+pub(crate) fn refuse_moved(
+    connection: &mut Connection,
+    database: &str,
+    tables: &[u32],
+) -> Result<(), BackupError> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let oids: Vec<String> = tables.iter().map(u32::to_string).collect();
+    let sql = format!(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.oid = ANY ('{{{}}}'::pg_catalog.oid[]) \
+         AND c.oid IS DISTINCT FROM pg_catalog.to_regclass(\
+           pg_catalog.format('%I.%I', n.nspname, c.relname)) ORDER BY 1",
+        oids.join(",")
+    );
+    changed(database, &session::rows(connection, database, "checking the tables' names", &sql)?)
+}
+
+/// The same for whatever looked at all schemas with tables or sequences, as pg_dump does.
+pub(crate) fn refuse_renamed(
+    connection: &mut Connection,
+    database: &str,
+) -> Result<(), BackupError> {
+    const SQL: &str = "\
+        SELECT pg_catalog.format('schema %I', n.nspname) FROM pg_catalog.pg_namespace n \
+        WHERE n.oid IS DISTINCT FROM \
+          pg_catalog.to_regnamespace(pg_catalog.quote_ident(n.nspname)) \
+        AND n.nspname !~ '^pg_' AND EXISTS (SELECT FROM pg_catalog.pg_class c \
+          WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')) ORDER BY 1";
+    changed(database, &session::rows(connection, database, "checking the schemas' names", SQL)?)
+}
+
+/// An error if a query gave the names of objects that changed.
+fn changed(database: &str, rows: &[pg::Row]) -> Result<(), BackupError> {
+    if rows.is_empty() {
         return Ok(());
     }
     let names: Vec<String> =
-        swapped.iter().filter_map(|row| row.get_bytes(0)).take(5).map(session::lossy).collect();
+        rows.iter().filter_map(|row| row.get_bytes(0)).take(5).map(session::lossy).collect();
     Err(BackupError::Changed { database: database.to_owned(), what: names.join(", ") })
 }
 
