@@ -242,16 +242,21 @@ fn read_data(
     let work = Work::new(name, &prepared.plan.entries, items, run.tools, place, &run.turn);
     let leader = &mut prepared.leader;
     std::thread::scope(|scope| {
+        let mut helpers = Vec::new();
         for _ in 1..lanes {
-            work.helper_starts();
+            let helping = work.helper_starts();
             let (work, snapshot) = (&work, leader.snapshot.as_str());
-            scope.spawn(move || {
+            helpers.push(scope.spawn(move || {
+                let _helping = helping;
                 let kept_free = run.options.keep_connections_free;
                 lane::help(run.target, &run.connect, snapshot, kept_free, work);
-                work.helper_ends();
-            });
+            }));
         }
         lane::lead(&mut leader.connection, &work);
+        for helper in helpers {
+            // A panic is among the failures of the work already.
+            let _ = helper.join();
+        }
     });
     let result = work.into_result();
     if matches!(result, Err(BackupError::UploadFailed)) {
