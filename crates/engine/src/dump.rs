@@ -64,7 +64,7 @@ pub(crate) fn prepare(
     attempt: u32,
     last: &LastCuts,
 ) -> Result<Prepared, BackupError> {
-    let leader = Leader::open(run.target, &database.name, &run.connect)?;
+    let leader = Leader::open(run.target, database, &run.connect)?;
     let planning = Planning {
         vault: &run.tools.vault,
         target: run.target,

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::error::BackupError;
 use crate::session;
+use crate::source::{self, Database};
 
 /// Most bytes of one LOCK TABLE statement; pg_dump uses the same bound.
 const LOCK_STATEMENT_BYTES: usize = 100_000;
@@ -22,15 +23,19 @@ const LOCK_STATEMENT_BYTES: usize = 100_000;
 /// How often the tables are listed anew because one was dropped before it was locked.
 const LISTINGS: u32 = 20;
 
-/// Rows, below which nothing of the user's is: schemas that pg_dump never dumps from, temporary
-/// tables of other sessions, and members of extensions that are not their configuration tables.
-const LOCKABLE: &str = "\
-    c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
-    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
-    AND (NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
-                     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
-                     AND d.objid = c.oid AND d.deptype = 'e') \
+/// Relations whose data is the user's, and so not those in schemas that pg_dump never dumps from,
+/// temporary ones of other sessions, and members of extensions. The configuration tables of
+/// extensions are the user's, wherever they are.
+const DUMPED: &str = "\
+    c.relpersistence <> 't' \
+    AND (n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+                         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                         AND d.objid = c.oid AND d.deptype = 'e') \
          OR EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))";
+
+/// Those of them that are tables.
+const TABLE: &str = "c.relkind IN ('r', 'p')";
 
 /// A table that a snapshot sees.
 #[derive(Clone, Debug)]
@@ -63,12 +68,14 @@ impl Leader {
     /// Connects, locks every table, takes the snapshot and proves that no table fell between.
     pub(crate) fn open(
         target: &pg::Config,
-        database: &str,
+        database: &Database,
         options: &pg::ConnectOptions,
     ) -> Result<Self, BackupError> {
-        let mut connection = session::connect(target, database, options)?;
-        session::prepare(&mut connection, database)?;
-        Self::on(connection, database)
+        let name = database.name.as_str();
+        let mut connection = session::connect(target, name, options)?;
+        session::prepare(&mut connection, name)?;
+        source::refuse_other(&mut connection, database)?;
+        Self::on(connection, name)
     }
 
     /// The same on a connection that was prepared and is not in a transaction.
@@ -126,7 +133,7 @@ impl Leader {
                        FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)), '') \
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam \
-             WHERE {LOCKABLE} AND c.relkind = 'r'"
+             WHERE {DUMPED} AND c.relkind = 'r'"
         );
         let database = self.database.clone();
         let mut tables = HashMap::new();
@@ -164,7 +171,7 @@ pub(crate) fn refuse_swapped(
     let sql = format!(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE {LOCKABLE}{only} AND (c.relfilenode <> 0 \
+         WHERE {TABLE} AND {DUMPED}{only} AND (c.relfilenode <> 0 \
          AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid) \
          OR c.oid IS DISTINCT FROM pg_catalog.to_regclass(\
            pg_catalog.format('%I.%I', n.nspname, c.relname)) \
@@ -248,7 +255,7 @@ pub(crate) fn list_lockable(
     let sql = format!(
         "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE {LOCKABLE} ORDER BY c.oid"
+         WHERE {TABLE} AND {DUMPED} ORDER BY c.oid"
     );
     session::rows(connection, database, "listing the tables", &sql)?
         .iter()
@@ -256,17 +263,22 @@ pub(crate) fn list_lockable(
         .collect()
 }
 
-/// All tables that can't be read, in one error, instead of the first one that LOCK stumbles over.
+/// All tables and sequences that can't be read, in one error, instead of the first one that LOCK or
+/// pg_dump stumbles over. The servers of 18 give pg_dump no error for a sequence, but nulls.
 pub(crate) fn refuse_unreadable(
     connection: &mut Connection,
     database: &str,
 ) -> Result<(), BackupError> {
     let sql = format!(
-        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+        "SELECT pg_catalog.format(CASE c.relkind WHEN 'S' THEN 'sequence %I.%I' ELSE '%I.%I' END, \
+           n.nspname, c.relname) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE {LOCKABLE} AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
-         OR NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') \
-         OR (c.relrowsecurity AND pg_catalog.row_security_active(c.oid))) ORDER BY 1"
+         WHERE ({TABLE} OR c.relkind = 'S') AND {DUMPED} \
+         AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+         OR NOT CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') \
+           ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END \
+         OR (c.relrowsecurity AND pg_catalog.row_security_active(c.oid))) \
+         ORDER BY c.relkind = 'S', 1"
     );
     let rows = session::rows(connection, database, "checking the rights on tables", &sql)?;
     let tables: Vec<String> =
