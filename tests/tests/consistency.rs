@@ -243,7 +243,7 @@ fn schemas_that_change_places_while_tables_are_read_cost_one_attempt_and_mix_not
     let holder = psql(&server, "BEGIN; REINDEX INDEX big_index; SELECT pg_sleep(80)");
     wait_for(&server, "EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')");
     let vault = TestVault::new();
-    let backup = Running::start(vault.backup(&server).args(["--lanes", "1"]));
+    let backup = Running::start(vault.backup(&server).args(["--lanes", "2"]));
     wait_for(&server, &waits_for_lock("COPY%"));
     server.psql(
         "shop",
