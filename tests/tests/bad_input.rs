@@ -196,7 +196,7 @@ fn what_a_dump_role_cannot_read_is_listed_as_lost() {
     ] {
         server.psql("postgres", sql);
     }
-    server.psql("latin", "CREATE DATABASE \"é\" TEMPLATE template0");
+    server.psql("latin", "CREATE DATABASE U&\"\\00e9\" TEMPLATE template0");
     let vault = TestVault::new();
     let from = server.conninfo_as("dumper", None, "a=b");
     let out = run(&mut vault.backup_from(&from, &server), SOON);
@@ -223,8 +223,8 @@ fn what_a_dump_role_cannot_read_is_listed_as_lost() {
     for readable in ["4712", "dumper on own"] {
         assert!(!losses.iter().any(|l| l.to_string().contains(readable)), "{losses:#?}");
     }
-    let names: Vec<_> = document["manifest"]["databases"].as_array().unwrap().iter().collect();
-    let names: Vec<_> = names.iter().map(|database| &database["name"]).collect();
+    let databases = document["manifest"]["databases"].as_array().unwrap();
+    let names: Vec<_> = databases.iter().map(|database| &database["name"]).collect();
     assert_eq!(names, ["a=b", "latin", "mule", "postgres", "shop"]);
     let notes = document["manifest"]["notes"].to_string();
     assert!(notes.contains("mould") && notes.contains("is a template"), "{notes}");
