@@ -229,6 +229,39 @@ fn what_a_lane_cannot_lock_is_left_to_the_leader_and_nobody_hangs_or_starves() {
     }
 }
 
+/// No lock keeps anybody from renaming a schema, and a COPY finds its table by the newest names.
+#[test]
+fn schemas_that_change_places_while_tables_are_read_cost_one_attempt_and_mix_nothing() {
+    let schema = |name| {
+        format!(
+            "CREATE SCHEMA {name}; CREATE TABLE {name}.t AS SELECT '{name}' AS v; \
+             COMMENT ON TABLE {name}.t IS '{name}';"
+        )
+    };
+    let tables = [schema("live"), schema("next"), big_table("big", 120_000)].concat();
+    let server = shop(&(tables + "CREATE INDEX big_index ON big (i);"));
+    let holder = psql(&server, "BEGIN; REINDEX INDEX big_index; SELECT pg_sleep(80)");
+    wait_for(&server, "EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')");
+    let vault = TestVault::new();
+    let backup = Running::start(vault.backup(&server).args(["--lanes", "2"]));
+    wait_for(&server, &waits_for_lock("COPY%"));
+    server.psql(
+        "shop",
+        "BEGIN; ALTER SCHEMA live RENAME TO old; ALTER SCHEMA next RENAME TO live; \
+         ALTER SCHEMA old RENAME TO next; COMMIT; \
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+    );
+    drop(holder);
+    let manifest = manifest(backup.finish(LIMIT));
+    assert_eq!(manifest["databases"][1]["attempts"], 2, "{manifest:#}");
+    restore(&vault, &server, "src/latest", "copy");
+    let what_is_in = |schema| {
+        let table = format!("{schema}.t");
+        server.psql("copy", &format!("SELECT v, obj_description('{table}'::regclass) FROM {table}"))
+    };
+    assert_eq!((what_is_in("live"), what_is_in("next")), ("next|next".into(), "live|live".into()));
+}
+
 #[test]
 fn what_happens_while_the_first_lock_waits_is_seen_as_a_whole() {
     let server = shop(

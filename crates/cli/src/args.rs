@@ -217,7 +217,7 @@ pub(crate) struct SourceArgs {
     /// machine can read a command line.
     #[arg(long, value_name = "CONNECTION")]
     pub(crate) from: Option<String>,
-    /// The server's name in the vault; made from the host when not given
+    /// The server's name in the vault; made from the host (and a port other than 5432) when not given
     #[arg(long, value_name = "SERVER")]
     pub(crate) name: Option<ServerName>,
     /// Leave this database out; may be given several times

@@ -4,6 +4,12 @@ use flexkeep_engine::{BackupError, ExportError, RestoreError, ToolError};
 use flexkeep_pg_copy as pg;
 use flexkeep_vault::VaultError;
 
+/// What to do about damage. A new backup reads a chunk that the last one has no more than an old one:
+/// it looks whether it is there and how long it is.
+const DAMAGE: &str = "the file system or somebody else changed or removed it; an older or newer backup \
+    may be whole. Remove what is damaged and still there from the vault: a new backup then stores \
+    again what the source still has of it";
+
 /// What an interrupted or failed backup leaves behind.
 const NOTHING_LOST: &str =
     "nothing was sealed; run the command again, it uses what is stored already";
@@ -13,10 +19,7 @@ pub(crate) fn vault(error: &VaultError) -> Option<String> {
         VaultError::NoSuchBackup { .. } | VaultError::AmbiguousBackup { .. } => {
             "`flexkeep list` shows the backups of the vault"
         }
-        error if error.is_damage() => {
-            "the file system or somebody else changed or removed this object; an older or newer \
-             backup may be whole. A new backup stores again what the source still has"
-        }
+        error if error.is_damage() => DAMAGE,
         error if error.is_transient() => "this may pass; run the command again",
         _ => return None,
     };
@@ -54,6 +57,7 @@ pub(crate) fn backup(error: &BackupError) -> Option<String> {
 pub(crate) fn export(error: &ExportError) -> Option<String> {
     match error {
         ExportError::Vault(error) => vault(error),
+        ExportError::Damaged { .. } => Some(DAMAGE.to_owned()),
         ExportError::Store(error) if error.is_transient() => {
             Some("this may pass; run the command again".to_owned())
         }
@@ -75,9 +79,7 @@ pub(crate) fn restore(error: &RestoreError) -> Option<String> {
             "the same command with --continue goes on where it ended; with --clean it begins anew"
         }
         RestoreError::Cancelled { report: None } => "nothing was changed",
-        RestoreError::Damaged { .. } => {
-            "an older or newer backup may be whole; a new backup stores again what the source has"
-        }
+        RestoreError::Damaged { .. } => DAMAGE,
         RestoreError::Internal(_) => {
             "this is a defect of flexkeep; please report it with this text"
         }

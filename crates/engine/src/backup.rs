@@ -70,7 +70,7 @@ pub fn backup(
     let mut facts = source::facts(&mut connection)?;
     let client = ClientTools::find(options.pg_bin.as_deref(), facts.source.version_num / 10_000)?;
     facts.source.pg_dump.clone_from(&client.version);
-    let server = options.name.clone().unwrap_or_else(|| ServerName::sanitize(&target.host()));
+    let server = server_name(target, options);
     take_server_lock(&mut connection, vault, &server)?;
     let source = Locked { target, connect, client: &client, facts: &facts, server, started };
     let result = back_up_locked(source, &mut connection, vault, options, progress);
@@ -78,6 +78,16 @@ pub fn backup(
     // backup then would be told that this one is still at work. If it is broken, so is the lock.
     drop(connection.execute("SELECT pg_catalog.pg_advisory_unlock_all()"));
     result
+}
+
+/// The name under which a server's backups are kept: as given, or made of its host, and of its port
+/// where that is not the usual one.
+pub(crate) fn server_name(target: &pg::Config, options: &BackupOptions) -> ServerName {
+    match (&options.name, target.port()) {
+        (Some(name), _) => name.clone(),
+        (None, 5432) => ServerName::sanitize(&target.host()),
+        (None, port) => ServerName::sanitize_with_port(&target.host(), port),
+    }
 }
 
 /// A server that nobody else backs up into this vault meanwhile.
@@ -108,6 +118,10 @@ fn back_up_locked(
         source::databases(connection, facts.source.flexible_server, &options.exclude_databases)?;
     progress.phase("looking at the last backup");
     let (last, _) = LastBackup::read(vault, &server, progress)?;
+    let other_cluster = last.is_of_another_cluster(&facts.source);
+    if let Some(note) = &other_cluster {
+        progress.message(note.clone());
+    }
     let uploads = Uploads::start(
         Arc::new(vault.clone()),
         Arc::clone(progress),
@@ -139,7 +153,7 @@ fn back_up_locked(
     let losses = databases.losses.clone();
     let result = read_all(&run, &databases.dump, &last.cuts, connection).and_then(|mut parts| {
         parts.losses.splice(0..0, losses);
-        parts.notes.splice(0..0, databases.notes.clone());
+        parts.notes.splice(0..0, other_cluster.into_iter().chain(databases.notes.clone()));
         seal(&run, started, parts)
     });
     reporter.stop();
@@ -167,19 +181,27 @@ pub(crate) fn take_server_lock(
     let hash = ContentHash::of(format!("flexkeep\n{}\n{server}", vault.id()).as_bytes());
     let [a, b, c, d, e, f, g, h, ..] = *hash.as_bytes();
     let (high, low) = (i32::from_be_bytes([a, b, c, d]), i32::from_be_bytes([e, f, g, h]));
-    let sql = format!(
-        "SELECT pg_catalog.pg_try_advisory_lock({high}, {low})::int, \
-         (SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted \
-          AND l.classid = ({high}::bigint & 4294967295)::oid \
-          AND l.objid = ({low}::bigint & 4294967295)::oid \
-          AND l.pid <> pg_catalog.pg_backend_pid() LIMIT 1)"
+    let lock = format!("SELECT pg_catalog.pg_try_advisory_lock({high}, {low})::int");
+    let others = format!(
+        "SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted \
+         AND l.classid = ({high}::bigint & 4294967295)::oid \
+         AND l.objid = ({low}::bigint & 4294967295)::oid AND l.objsubid = 2 \
+         AND l.pid <> pg_catalog.pg_backend_pid() LIMIT 1"
     );
-    let rows = session::rows(connection, "", "taking the server's lock", &sql)?;
+    let rows = session::rows(connection, "", "taking the server's lock", &lock)?;
     let row = rows.first().ok_or_else(|| BackupError::Internal("no lock row".to_owned()))?;
-    if session::number::<u8>(row, 0, QUERY)? == 1 {
+    let is_taken = session::number::<u8>(row, 0, QUERY)? == 1;
+    // An advisory lock is of one database, and another backup may have come in by another one. Of
+    // two who ask at the same moment both may be refused.
+    let others = session::rows(connection, "", "looking for other backups", &others)?;
+    if is_taken && others.is_empty() {
         return Ok(());
     }
-    let pid = row.get(1).unwrap_or("unknown").to_owned();
+    if is_taken {
+        let unlock = format!("SELECT pg_catalog.pg_advisory_unlock({high}, {low})");
+        session::run(connection, "", "giving the server's lock back", unlock)?;
+    }
+    let pid = others.first().and_then(|row| row.get(0)).unwrap_or("unknown").to_owned();
     Err(BackupError::AnotherBackup { server: server.to_string(), pid })
 }
 
@@ -188,6 +210,8 @@ pub(crate) fn take_server_lock(
 pub(crate) struct LastBackup {
     /// Which it is.
     pub(crate) id: Option<BackupId>,
+    /// The cluster that it is of, where that could be read.
+    pub(crate) system_identifier: Option<String>,
     /// Whether all of its lists could be read.
     pub(crate) is_whole: bool,
     pub(crate) known: KnownChunks,
@@ -218,6 +242,19 @@ impl LastBackup {
         }
         last.known.forget(&missing);
         Ok((last, missing))
+    }
+
+    /// What to say when it is of another cluster: two servers may have been given one name.
+    fn is_of_another_cluster(&self, source: &Source) -> Option<String> {
+        let (id, then) = (self.id.as_ref()?, self.system_identifier.as_ref()?);
+        let now = source.system_identifier.as_ref()?;
+        (then != now).then(|| {
+            format!(
+                "this is not the database cluster of the last backup {id} (system identifier {now}, \
+                 not {then}): the server was made anew or upgraded, or two servers are backed up \
+                 under one name, and then each needs a name of its own"
+            )
+        })
     }
 
     /// What a backup names, whether or not it is there.
@@ -255,7 +292,13 @@ impl LastBackup {
                 ));
             }
         }
-        Ok(Self { id: Some(id), is_whole, known: KnownChunks::new(named), cuts: all_cuts })
+        Ok(Self {
+            id: Some(id),
+            system_identifier: manifest.source.system_identifier,
+            is_whole,
+            known: KnownChunks::new(named),
+            cuts: all_cuts,
+        })
     }
 }
 
@@ -328,6 +371,8 @@ fn read_all(
     }
     let failed = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // However this ends: the thread that prepares databases waits for its turn.
+        let _end = EndOfTurns(&run.turn);
         let failed = &failed;
         let stop = move || failed.load(Ordering::Relaxed) || run.tools.progress.is_cancelled();
         let attempts = run.options.attempts;
@@ -350,7 +395,7 @@ fn read_all(
                 before = Some(database);
             }
         });
-        let read = read_in_turn(run, receiver, cuts, &mut parts);
+        let read = read_in_turn(run, receiver, cuts, &mut parts, connection);
         run.turn.end();
         // Nobody waits for the roles then.
         failed.store(read.is_err(), Ordering::Relaxed);
@@ -367,29 +412,86 @@ fn read_all(
     })
 }
 
+/// Ends the turns when it is dropped.
+struct EndOfTurns<'t>(&'t Turn);
+
+impl Drop for EndOfTurns<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// Reads each database as soon as it is prepared.
 fn read_in_turn(
     run: &Run<'_>,
     receiver: mpsc::Receiver<(&Database, Result<Prepared, BackupError>)>,
     cuts: &HashMap<String, LastCuts>,
     parts: &mut Parts,
+    connection: &mut Connection,
 ) -> Result<(), BackupError> {
     for (database, prepared) in receiver {
-        let dumped = dump_with_attempts(run, database, prepared, cuts.get(&database.name));
-        run.turn.pass(&database.name);
-        match dumped {
-            Ok(dumped) => {
-                parts.databases.push(dumped.summary);
-                parts.losses.extend(dumped.losses);
-                parts.notes.extend(dumped.notes);
+        let dumped = match dump_with_attempts(run, database, prepared, cuts.get(&database.name)) {
+            Err(error) if error.is_database_gone() => {
+                read_renamed(run, database, cuts, parts, connection)
             }
-            Err(error) if error.is_database_gone() => parts
-                .notes
-                .push(format!("database {:?} was dropped during the backup", database.name)),
-            Err(error) => return Err(error),
+            dumped => dumped.map(Some),
+        };
+        run.turn.pass(&database.name);
+        if let Some(dumped) = dumped? {
+            take_over(parts, dumped);
         }
     }
     Ok(())
+}
+
+/// Reads a database that is not to be found by its name any more under its new one; `None` when it
+/// is not in the backup, which the parts say then.
+fn read_renamed(
+    run: &Run<'_>,
+    database: &Database,
+    cuts: &HashMap<String, LastCuts>,
+    parts: &mut Parts,
+    connection: &mut Connection,
+) -> Result<Option<Dumped>, BackupError> {
+    let Some(name) = source::name_now(connection, database.oid)? else {
+        parts.notes.push(format!("database {:?} was dropped during the backup", database.name));
+        return Ok(None);
+    };
+    let Ok(name) = String::from_utf8(name) else {
+        let reason = "it got a name that is not UTF-8 during the backup";
+        parts.losses.push(source::database_loss(&database.name, reason));
+        return Ok(None);
+    };
+    let renamed = Database { name, oid: database.oid };
+    let last = cuts.get(&renamed.name);
+    let prepared = dump::prepare(run, &renamed, 1, last.unwrap_or(&LastCuts::new()));
+    match dump_with_attempts(run, &renamed, prepared, last) {
+        Err(error) if error.is_database_gone() => {
+            let reason = "it was renamed again and again, or dropped, during the backup";
+            parts.losses.push(source::database_loss(&database.name, reason));
+            Ok(None)
+        }
+        dumped => {
+            parts.notes.push(format!(
+                "database {:?} was renamed to {:?} during the backup",
+                database.name, renamed.name
+            ));
+            dumped.map(Some)
+        }
+    }
+}
+
+fn take_over(parts: &mut Parts, dumped: Dumped) {
+    let Dumped { summary, losses, notes } = dumped;
+    if parts.databases.iter().any(|one| one.name == summary.name) {
+        // A manifest has one of each name.
+        let reason = "it got the name of a database that had been read before";
+        parts.losses.push(source::database_loss(&summary.name, reason));
+        return;
+    }
+    parts.databases.push(summary);
+    parts.losses.extend(losses);
+    parts.notes.extend(notes);
 }
 
 /// Tries until a snapshot holds, as often as the options allow.
@@ -490,5 +592,38 @@ pub(crate) fn seal_parts(
             },
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_on_another_port_of_its_host_has_another_name() {
+        let name = |conninfo: &str| {
+            let environment = pg::Environment::empty().with("USER", "me");
+            let target = pg::Config::parse_in(conninfo, &environment).unwrap();
+            server_name(&target, &BackupOptions::default()).to_string()
+        };
+        assert_eq!(name("host=db.example.org"), "db.example.org");
+        assert_eq!(name("host=db.example.org port=5433"), "db.example.org-5433");
+    }
+
+    #[test]
+    fn another_cluster_is_told_where_both_are_known() {
+        let source = |identifier: Option<&str>| Source {
+            system_identifier: identifier.map(str::to_owned),
+            ..Source::default()
+        };
+        let last = LastBackup {
+            id: Some("shop-20261122T225300Z".parse().unwrap()),
+            system_identifier: Some("11".to_owned()),
+            ..LastBackup::default()
+        };
+        assert_eq!(last.is_of_another_cluster(&source(Some("11"))), None);
+        assert_eq!(last.is_of_another_cluster(&source(None)), None);
+        let told = last.is_of_another_cluster(&source(Some("22"))).unwrap();
+        assert!(told.contains("shop-20261122T225300Z") && told.contains("22, not 11"), "{told}");
     }
 }

@@ -21,7 +21,7 @@ use crate::outline;
 use crate::plan::{self, EntrySource, LastCuts, Measured, Plan, PlannedEntry};
 use crate::progress::Progress;
 use crate::session;
-use crate::snapshot::Leader;
+use crate::snapshot::{self, Leader};
 use crate::source::{self, Database, ServerFacts};
 use crate::tools::ClientTools;
 
@@ -64,7 +64,7 @@ pub(crate) fn prepare(
     attempt: u32,
     last: &LastCuts,
 ) -> Result<Prepared, BackupError> {
-    let leader = Leader::open(run.target, &database.name, &run.connect)?;
+    let leader = Leader::open(run.target, database, &run.connect)?;
     let planning = Planning {
         vault: &run.tools.vault,
         target: run.target,
@@ -91,6 +91,7 @@ pub(crate) fn prepare_on(
         planning;
     let encoding = database_encoding(&mut leader)?;
     let outline = outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
+    snapshot::refuse_renamed(&mut leader.connection, name)?;
     let measured = Measured {
         database: name,
         version: leader.connection.server_version_num(),
@@ -241,16 +242,21 @@ fn read_data(
     let work = Work::new(name, &prepared.plan.entries, items, run.tools, place, &run.turn);
     let leader = &mut prepared.leader;
     std::thread::scope(|scope| {
+        let mut helpers = Vec::new();
         for _ in 1..lanes {
-            work.helper_starts();
+            let helping = work.helper_starts();
             let (work, snapshot) = (&work, leader.snapshot.as_str());
-            scope.spawn(move || {
+            helpers.push(scope.spawn(move || {
+                let _helping = helping;
                 let kept_free = run.options.keep_connections_free;
                 lane::help(run.target, &run.connect, snapshot, kept_free, work);
-                work.helper_ends();
-            });
+            }));
         }
         lane::lead(&mut leader.connection, &work);
+        for helper in helpers {
+            // A panic is among the failures of the work already.
+            let _ = helper.join();
+        }
     });
     let result = work.into_result();
     if matches!(result, Err(BackupError::UploadFailed)) {

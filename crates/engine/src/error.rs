@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use flexkeep_pg_copy as pg;
+pub use flexkeep_pg_copy::chain;
 use flexkeep_vault::VaultError;
 
 /// Why a backup was not sealed.
@@ -53,20 +54,20 @@ pub enum BackupError {
     /// No usable pg_dump.
     #[error(transparent)]
     Tool(#[from] ToolError),
-    /// Tables that the user may not read. A backup without them would not be one.
+    /// Tables and sequences that the user may not read. A backup without them would not be one.
     #[error(
         "{} in database {database:?} cannot be read: {}; grant SELECT (or the role pg_read_all_data), and BYPASSRLS where row security is active, or leave the database out",
-        plural(.tables.len(), "table"),
+        plural(.tables.len(), unreadable(.tables)),
         some(.tables)
     )]
     Unreadable {
         /// The database.
         database: String,
-        /// The tables, qualified and quoted.
+        /// The tables, qualified and quoted; then the sequences, each after the word `sequence`.
         tables: Vec<String>,
     },
     /// A table or its data changed in a way that no snapshot protects from.
-    #[error("{what} changed while database {database:?} was being locked")]
+    #[error("{what} changed while database {database:?} was being locked or read")]
     Changed {
         /// The database.
         database: String,
@@ -204,6 +205,14 @@ pub enum ToolError {
         /// The end of what it wrote to standard error.
         stderr: String,
     },
+    /// It could not connect, or lost its connection.
+    #[error("{tool} has no connection to the server: {stderr}")]
+    Connection {
+        /// `pg_dump`.
+        tool: String,
+        /// The end of what it wrote to standard error.
+        stderr: String,
+    },
     /// It wrote what can't be a table of contents.
     #[error("{tool} wrote a table of contents that cannot be read")]
     Output {
@@ -257,7 +266,7 @@ impl BackupError {
             Self::Server { source, .. } | Self::Connect { source, .. } => {
                 source.is_transient() || source.sqlstate().is_some_and(is_concurrent_change)
             }
-            Self::Tool(ToolError::Stalled { .. }) => true,
+            Self::Tool(ToolError::Stalled { .. } | ToolError::Connection { .. }) => true,
             _ => false,
         }
     }
@@ -312,6 +321,15 @@ fn in_database(database: &Option<String>) -> String {
     database.as_ref().map(|name| format!(" in database {name:?}")).unwrap_or_default()
 }
 
+/// What names are of, in one word.
+fn unreadable(names: &[String]) -> &'static str {
+    match names.iter().filter(|name| name.starts_with("sequence ")).count() {
+        0 => "table",
+        sequences if sequences == names.len() => "sequence",
+        _ => "table or sequence",
+    }
+}
+
 fn plural(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
@@ -322,18 +340,6 @@ pub(crate) fn some(names: &[String]) -> String {
     let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
-    }
-    text
-}
-
-/// An error and its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
     }
     text
 }

@@ -58,7 +58,8 @@ fn try_dump(
 ) -> Result<Vec<u8>, ToolError> {
     let mut command = tools::command(client, "pg_dumpall", target)?;
     command.args(["--globals-only", "--no-password"]);
-    command.arg(format!("--database={}", target.database()));
+    // It takes a name with `=` in it for a connection string, so it gets one.
+    command.arg(format!("--database={}", target.database_conninfo()));
     if !with_passwords {
         command.arg("--no-role-passwords");
     }

@@ -12,6 +12,7 @@ use crate::large_objects;
 use crate::plan::{EntrySource, Item, Part, PlannedEntry};
 use crate::relay;
 use crate::session;
+use crate::snapshot;
 use crate::turn::Turn;
 
 /// What is read, and where it goes.
@@ -119,13 +120,23 @@ impl<'a> Work<'a> {
         self.changed.notify_all();
     }
 
-    pub(crate) fn helper_starts(&self) {
+    /// Counts a helper until what this gives is dropped.
+    pub(crate) fn helper_starts(&self) -> Helping<'_, 'a> {
         self.lock().helpers += 1;
+        Helping(self)
     }
+}
 
-    pub(crate) fn helper_ends(&self) {
-        self.lock().helpers -= 1;
-        self.changed.notify_all();
+/// A lane that is not the leader, who waits for its end, however it ends.
+pub(crate) struct Helping<'w, 'a>(&'w Work<'a>);
+
+impl Drop for Helping<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(BackupError::Internal("a lane panicked".to_owned()));
+        }
+        self.0.lock().helpers -= 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -266,7 +277,8 @@ fn do_item(
     Ok((!item.parts.is_empty()).then_some(item))
 }
 
-/// Reads parts whose tables are locked, and sends their chunks off.
+/// Reads parts whose tables are locked, and sends their chunks off. An error that says that a table
+/// changed means that the snapshot is of no use any more.
 pub(crate) fn read_parts(
     connection: &mut Connection,
     reading: &Reading<'_>,
@@ -285,9 +297,11 @@ pub(crate) fn read_parts(
     let mut sent = 0;
     for (index, step) in steps.iter().enumerate() {
         let entry = &reading.entries[step.part.entry];
-        // While one answer is read, the server has the next command already.
+        // While one answer is read, the server has the next command already, if that is not too long.
         while sent < steps.len().min(index + 2) && is_table(reading, &steps[sent]) {
-            send(connection, reading, &steps[sent])?;
+            if !send(connection, reading, &steps[sent])? {
+                break;
+            }
             sent += 1;
         }
         let result = match &entry.source {
@@ -310,6 +324,13 @@ pub(crate) fn read_parts(
             reading.tools.progress.object_done();
         }
     }
+    let mut tables: Vec<u32> = parts
+        .iter()
+        .filter(|part| relation(reading, part).is_some())
+        .map(|part| reading.entries[part.entry].oid)
+        .collect();
+    tables.dedup();
+    snapshot::refuse_moved(connection, reading.database, &tables)?;
     Ok(done)
 }
 
@@ -323,14 +344,20 @@ fn is_table(reading: &Reading<'_>, step: &Step) -> bool {
     matches!(reading.entries[step.part.entry].source, EntrySource::Table { .. })
 }
 
+/// Whether it is sent: one statement always is, more only if they fit.
 fn send(
     connection: &mut Connection,
     reading: &Reading<'_>,
     step: &Step,
-) -> Result<(), BackupError> {
+) -> Result<bool, BackupError> {
     let entry = &reading.entries[step.part.entry];
+    let sql = entry.copy_sql(step.slice);
+    if !connection.can_send_ahead(sql.len()) {
+        return Ok(false);
+    }
     connection
-        .send_query(entry.copy_sql(step.slice))
+        .send_query(sql)
+        .map(|()| true)
         .map_err(|source| session::failed(&doing(entry), reading.database, source))
 }
 
@@ -425,4 +452,47 @@ fn chunk_failed(doing: &str, error: ChunkError) -> BackupError {
 
 fn encode_failed(error: flexkeep_vault::EncodeError) -> BackupError {
     BackupError::Internal(format!("starting a lane: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use flexkeep_vault::store::MemoryStore;
+    use flexkeep_vault::{RunId, Vault};
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::chunker::KnownChunks;
+    use crate::uploads::Uploads;
+
+    #[test]
+    fn a_helper_that_panics_fails_the_work_and_the_leader_does_not_wait_for_it() {
+        let (data, runs) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+        let vault = Arc::new(Vault::create_in(data, runs).unwrap());
+        let tools = ChunkTools {
+            vault: Arc::clone(&vault),
+            known: KnownChunks::default(),
+            uploads: Uploads::start(vault, Arc::default(), 1, 1 << 20),
+            progress: Arc::default(),
+            level: 1,
+            pace: None,
+        };
+        let place = JournalPlace {
+            server: "shop".parse().unwrap(),
+            run: RunId::new(Timestamp::now()),
+            folder: "database-1".to_owned(),
+        };
+        let turn = Turn::default();
+        let work = Work::new("shop", &[], VecDeque::new(), &tools, place, &turn);
+        let helping = work.helper_starts();
+        std::thread::scope(|scope| {
+            let helper = scope.spawn(move || {
+                let _helping = helping;
+                panic!("as a defect might");
+            });
+            assert_eq!(work.next_for_leader(), None);
+            assert!(helper.join().is_err());
+        });
+        let error = work.into_result().unwrap_err();
+        assert!(error.to_string().contains("panicked"), "{error}");
+    }
 }

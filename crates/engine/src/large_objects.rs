@@ -26,14 +26,15 @@ pub(crate) struct Unreadable(pub(crate) HashSet<u32>);
 impl Unreadable {
     /// Asks for the large objects on which the current role has no SELECT.
     pub(crate) fn ask(connection: &mut Connection, database: &str) -> Result<Self, BackupError> {
-        // Before PostgreSQL 18 there is no has_largeobject_privilege.
+        // Before PostgreSQL 18 there is no has_largeobject_privilege. An owner can take SELECT from
+        // himself.
         const SQL: &str = "\
             SELECT m.oid FROM pg_catalog.pg_largeobject_metadata m \
             WHERE NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r \
                        WHERE r.rolname = current_user) \
             AND pg_catalog.current_setting('lo_compat_privileges') = 'off' \
-            AND NOT pg_catalog.pg_has_role(m.lomowner, 'USAGE') \
-            AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(m.lomacl) a \
+            AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(coalesce(m.lomacl, \
+                              pg_catalog.acldefault('L', m.lomowner))) a \
                             WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 \
                             OR pg_catalog.pg_has_role(a.grantee, 'USAGE')))";
         let mut oids = HashSet::new();

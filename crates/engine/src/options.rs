@@ -12,7 +12,8 @@ use serde::Serialize;
 /// How to take a backup.
 #[derive(Clone, Debug)]
 pub struct BackupOptions {
-    /// The server's name in the vault; made from the connection's host when absent.
+    /// The server's name in the vault; made from the connection's host, and a port other
+    /// than 5432, when absent.
     pub name: Option<ServerName>,
     /// Connections that read data at once, at least 1.
     pub lanes: usize,

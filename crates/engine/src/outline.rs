@@ -108,7 +108,7 @@ fn read(
 
 /// pg_dump fails for good on what it can't read, and in passing on what changed under it.
 fn failure(leader: &Leader, status: std::process::ExitStatus, stderr: String) -> BackupError {
-    const PASSING: [&str; 12] = [
+    const PASSING: [&str; 11] = [
         "could not obtain lock",
         "lock timeout",
         "statement timeout",
@@ -120,11 +120,14 @@ fn failure(leader: &Leader, status: std::process::ExitStatus, stderr: String) ->
         "returned no data",
         "appears to be empty",
         "returned 0 rows",
-        "connection to server",
-        "terminating connection",
+        // So says a pg_dump of 18. That the sequences may be read is known by now.
+        "failed to get data for sequence",
     ];
     if stderr.contains("max_locks_per_transaction") {
         return leader.lock_table_full();
+    }
+    if is_about_connection(&stderr) {
+        return ToolError::Connection { tool: "pg_dump".to_owned(), stderr }.into();
     }
     if PASSING.iter().any(|text| stderr.contains(text)) {
         let what = format!("the schema (pg_dump: {})", stderr.replace('\n', " "));
@@ -134,10 +137,32 @@ fn failure(leader: &Leader, status: std::process::ExitStatus, stderr: String) ->
     }
 }
 
+/// Whether pg_dump could not connect, or lost its connection. It repeats what the server said, which
+/// may be that something does not exist.
+fn is_about_connection(stderr: &str) -> bool {
+    ["connection to server", "terminating connection", "server closed the connection"]
+        .iter()
+        .any(|text| stderr.contains(text))
+}
+
 fn warnings(stderr: &str) -> Vec<String> {
     stderr
         .lines()
         .filter(|line| !line.contains("terminated by") && !line.trim().is_empty())
         .map(|line| line.trim_start_matches("pg_dump: ").to_owned())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_connection_is_not_a_changed_schema() {
+        let refused = "pg_dump: error: connection to server on socket \"/tmp/.s.PGSQL.5432\" failed: \
+                       FATAL:  role \"backup\" does not exist";
+        assert!(is_about_connection(refused));
+        let dropped = "pg_dump: error: query failed: ERROR:  relation \"public.t\" does not exist";
+        assert!(!is_about_connection(dropped));
+    }
 }

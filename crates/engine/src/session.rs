@@ -5,6 +5,9 @@ use flexkeep_pg_copy::{self as pg, Connection};
 
 use crate::error::BackupError;
 
+/// The oldest version that is read, as the server counts it.
+const OLDEST_SERVER: u32 = 130_000;
+
 /// Opens a connection to `database` for reading data.
 pub(crate) fn connect(
     target: &pg::Config,
@@ -23,6 +26,11 @@ pub(crate) fn connect(
 /// other encoding lacks. So names are bytes here, and statements with names in them too.
 pub(crate) fn prepare(connection: &mut Connection, database: &str) -> Result<(), BackupError> {
     let version = connection.server_version_num();
+    if version < OLDEST_SERVER {
+        // Older ones do not know all of these settings.
+        let version = connection.parameter("server_version").unwrap_or("of no known version");
+        return Err(BackupError::ServerTooOld { version: version.to_owned() });
+    }
     let mut sql = String::from(
         "SELECT pg_catalog.set_config('search_path', '', false);\
          SELECT pg_catalog.set_config('client_encoding', pg_catalog.getdatabaseencoding(), false);\

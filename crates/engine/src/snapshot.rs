@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use crate::error::BackupError;
 use crate::session;
+use crate::source::{self, Database};
 
 /// Most bytes of one LOCK TABLE statement; pg_dump uses the same bound.
 const LOCK_STATEMENT_BYTES: usize = 100_000;
@@ -22,15 +23,19 @@ const LOCK_STATEMENT_BYTES: usize = 100_000;
 /// How often the tables are listed anew because one was dropped before it was locked.
 const LISTINGS: u32 = 20;
 
-/// Rows, below which nothing of the user's is: schemas that pg_dump never dumps from, temporary
-/// tables of other sessions, and members of extensions that are not their configuration tables.
-const LOCKABLE: &str = "\
-    c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
-    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
-    AND (NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
-                     WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
-                     AND d.objid = c.oid AND d.deptype = 'e') \
+/// Relations whose data is the user's, and so not those in schemas that pg_dump never dumps from,
+/// temporary ones of other sessions, and members of extensions. The configuration tables of
+/// extensions are the user's, wherever they are.
+const DUMPED: &str = "\
+    c.relpersistence <> 't' \
+    AND (n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d \
+                         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+                         AND d.objid = c.oid AND d.deptype = 'e') \
          OR EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)))";
+
+/// Those of them that are tables.
+const TABLE: &str = "c.relkind IN ('r', 'p')";
 
 /// A table that a snapshot sees.
 #[derive(Clone, Debug)]
@@ -63,12 +68,14 @@ impl Leader {
     /// Connects, locks every table, takes the snapshot and proves that no table fell between.
     pub(crate) fn open(
         target: &pg::Config,
-        database: &str,
+        database: &Database,
         options: &pg::ConnectOptions,
     ) -> Result<Self, BackupError> {
-        let mut connection = session::connect(target, database, options)?;
-        session::prepare(&mut connection, database)?;
-        Self::on(connection, database)
+        let name = database.name.as_str();
+        let mut connection = session::connect(target, name, options)?;
+        session::prepare(&mut connection, name)?;
+        source::refuse_other(&mut connection, database)?;
+        Self::on(connection, name)
     }
 
     /// The same on a connection that was prepared and is not in a transaction.
@@ -126,7 +133,7 @@ impl Leader {
                        FROM pg_catalog.pg_extension e WHERE c.oid = ANY (e.extconfig)), '') \
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam \
-             WHERE {LOCKABLE} AND c.relkind = 'r'"
+             WHERE {DUMPED} AND c.relkind = 'r'"
         );
         let database = self.database.clone();
         let mut tables = HashMap::new();
@@ -164,7 +171,7 @@ pub(crate) fn refuse_swapped(
     let sql = format!(
         "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE {LOCKABLE}{only} AND (c.relfilenode <> 0 \
+         WHERE {TABLE} AND {DUMPED}{only} AND (c.relfilenode <> 0 \
          AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid) \
          OR c.oid IS DISTINCT FROM pg_catalog.to_regclass(\
            pg_catalog.format('%I.%I', n.nspname, c.relname)) \
@@ -175,12 +182,53 @@ pub(crate) fn refuse_swapped(
              IS DISTINCT FROM pg_catalog.format('%I.%I.%I', n.nspname, c.relname, a.attname)\
              ) > 0) ORDER BY 1"
     );
-    let swapped = session::rows(connection, database, "checking the locked tables", &sql)?;
-    if swapped.is_empty() {
+    changed(database, &session::rows(connection, database, "checking the locked tables", &sql)?)
+}
+
+/// The guard against schemas that are renamed: no lock keeps anybody from that, and a statement finds
+/// a table by the newest name of its schema, so it may have read another table's rows. To be asked on
+/// the snapshot, after tables with the oids of `tables` were read and before anything relies on it.
+pub(crate) fn refuse_moved(
+    connection: &mut Connection,
+    database: &str,
+    tables: &[u32],
+) -> Result<(), BackupError> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let oids: Vec<String> = tables.iter().map(u32::to_string).collect();
+    let sql = format!(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.oid = ANY ('{{{}}}'::pg_catalog.oid[]) \
+         AND c.oid IS DISTINCT FROM pg_catalog.to_regclass(\
+           pg_catalog.format('%I.%I', n.nspname, c.relname)) ORDER BY 1",
+        oids.join(",")
+    );
+    changed(database, &session::rows(connection, database, "checking the tables' names", &sql)?)
+}
+
+/// The same for whatever looked at all schemas with tables or sequences, as pg_dump does.
+pub(crate) fn refuse_renamed(
+    connection: &mut Connection,
+    database: &str,
+) -> Result<(), BackupError> {
+    const SQL: &str = "\
+        SELECT pg_catalog.format('schema %I', n.nspname) FROM pg_catalog.pg_namespace n \
+        WHERE n.oid IS DISTINCT FROM \
+          pg_catalog.to_regnamespace(pg_catalog.quote_ident(n.nspname)) \
+        AND n.nspname !~ '^pg_' AND EXISTS (SELECT FROM pg_catalog.pg_class c \
+          WHERE c.relnamespace = n.oid AND c.relkind IN ('r', 'p', 'S')) ORDER BY 1";
+    changed(database, &session::rows(connection, database, "checking the schemas' names", SQL)?)
+}
+
+/// An error if a query gave the names of objects that changed.
+fn changed(database: &str, rows: &[pg::Row]) -> Result<(), BackupError> {
+    if rows.is_empty() {
         return Ok(());
     }
     let names: Vec<String> =
-        swapped.iter().filter_map(|row| row.get_bytes(0)).take(5).map(session::lossy).collect();
+        rows.iter().filter_map(|row| row.get_bytes(0)).take(5).map(session::lossy).collect();
     Err(BackupError::Changed { database: database.to_owned(), what: names.join(", ") })
 }
 
@@ -207,7 +255,7 @@ pub(crate) fn list_lockable(
     let sql = format!(
         "SELECT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE {LOCKABLE} ORDER BY c.oid"
+         WHERE {TABLE} AND {DUMPED} ORDER BY c.oid"
     );
     session::rows(connection, database, "listing the tables", &sql)?
         .iter()
@@ -215,17 +263,22 @@ pub(crate) fn list_lockable(
         .collect()
 }
 
-/// All tables that can't be read, in one error, instead of the first one that LOCK stumbles over.
+/// All tables and sequences that can't be read, in one error, instead of the first one that LOCK or
+/// pg_dump stumbles over. The servers of 18 give pg_dump no error for a sequence, but nulls.
 pub(crate) fn refuse_unreadable(
     connection: &mut Connection,
     database: &str,
 ) -> Result<(), BackupError> {
     let sql = format!(
-        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
+        "SELECT pg_catalog.format(CASE c.relkind WHEN 'S' THEN 'sequence %I.%I' ELSE '%I.%I' END, \
+           n.nspname, c.relname) \
          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-         WHERE {LOCKABLE} AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
-         OR NOT pg_catalog.has_table_privilege(c.oid, 'SELECT') \
-         OR (c.relrowsecurity AND pg_catalog.row_security_active(c.oid))) ORDER BY 1"
+         WHERE ({TABLE} OR c.relkind = 'S') AND {DUMPED} \
+         AND (NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
+         OR NOT CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') \
+           ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END \
+         OR (c.relrowsecurity AND pg_catalog.row_security_active(c.oid))) \
+         ORDER BY c.relkind = 'S', 1"
     );
     let rows = session::rows(connection, database, "checking the rights on tables", &sql)?;
     let tables: Vec<String> =

@@ -10,6 +10,9 @@ use crate::session::{self, number, text};
 /// Databases that belong to the platform, not to the user.
 const PLATFORM_DATABASES: [&str; 2] = ["azure_maintenance", "azure_sys"];
 
+/// Templates that every server has from its beginning.
+const INITIAL_TEMPLATES: [&str; 2] = ["template0", "template1"];
+
 /// Most objects that a loss names; the count is exact in any case.
 const OBJECTS_NAMED: usize = 100;
 
@@ -45,9 +48,6 @@ pub(crate) fn facts(connection: &mut Connection) -> Result<ServerFacts, BackupEr
     )?;
     let row = rows.first().ok_or_else(|| BackupError::Internal("no server facts".to_owned()))?;
     let version = text(row, 0, QUERY)?.to_owned();
-    if version_num < 130_000 {
-        return Err(BackupError::ServerTooOld { version });
-    }
     let flag = |index| number::<u8>(row, index, QUERY).map(|value| value == 1);
     let reads_passwords = flag(3)? && can_read(connection, "pg_authid", "rolpassword")?;
     let reads_subscriptions = reads_subscriptions(connection)?;
@@ -121,11 +121,15 @@ pub(crate) fn databases(
     let mut all = Databases::default();
     let mut unknown: Vec<&String> = exclude.iter().collect();
     for row in &rows {
-        let name = session::lossy(&session::bytes(row, 0, QUERY)?);
+        let raw_name = session::bytes(row, 0, QUERY)?;
+        let name = session::lossy(&raw_name);
         let oid = number(row, 1, QUERY)?;
         let flag = |index| number::<u8>(row, index, QUERY).map(|value| value == 1);
         unknown.retain(|excluded| **excluded != name);
         if flag(3)? {
+            if !INITIAL_TEMPLATES.contains(&name.as_str()) {
+                all.notes.push(format!("database {name:?} is a template and is not dumped"));
+            }
             continue;
         }
         if exclude.contains(&name) {
@@ -138,6 +142,9 @@ pub(crate) fn databases(
             all.losses.push(database_loss(&name, "it does not allow connections (datallowconn)"));
         } else if !flag(4)? {
             all.losses.push(database_loss(&name, "the role has no CONNECT privilege on it"));
+        } else if raw_name != name.as_bytes() {
+            let reason = "its name is not UTF-8; rename it (ALTER DATABASE) to have it dumped";
+            all.losses.push(database_loss(&name, reason));
         } else {
             all.dump.push(Database { name, oid });
         }
@@ -153,7 +160,34 @@ pub(crate) fn databases(
     Ok(all)
 }
 
-fn database_loss(name: &str, reason: &str) -> Loss {
+/// What a database is called now; `None` when it is gone.
+pub(crate) fn name_now(
+    connection: &mut Connection,
+    oid: u32,
+) -> Result<Option<Vec<u8>>, BackupError> {
+    let sql = format!("SELECT d.datname FROM pg_catalog.pg_database d WHERE d.oid = {oid}");
+    let rows = session::rows(connection, "", "asking for a database's name", &sql)?;
+    rows.first().map(|row| session::bytes(row, 0, "database name")).transpose()
+}
+
+/// Refuses a connection to another database than was meant: its name may have been given to it since.
+/// As long as the connection lasts, nobody can rename or drop it.
+pub(crate) fn refuse_other(
+    connection: &mut Connection,
+    database: &Database,
+) -> Result<(), BackupError> {
+    const SQL: &str = "SELECT d.oid FROM pg_catalog.pg_database d \
+                       WHERE d.datname = pg_catalog.current_database()";
+    let rows = session::rows(connection, &database.name, "asking which database it is", SQL)?;
+    let found: Option<u32> = rows.first().map(|row| number(row, 0, "database")).transpose()?;
+    if found == Some(database.oid) {
+        Ok(())
+    } else {
+        Err(BackupError::DatabaseGone(database.name.clone()))
+    }
+}
+
+pub(crate) fn database_loss(name: &str, reason: &str) -> Loss {
     Loss {
         database: Some(name.to_owned()),
         kind: "database".to_owned(),
@@ -221,14 +255,18 @@ pub(crate) fn database_losses(
         losses.extend(loss(Some(database), "subscription", &names(&rows), reason));
     }
     if !facts.superuser {
+        // Where the view shows the options, null means that there are none. It hides those of other
+        // roles' mappings from the owner of their server too.
         let rows = session::rows(
             connection,
             database,
             "listing the user mappings",
             "SELECT pg_catalog.format('%s on %s', m.usename, m.srvname) \
              FROM pg_catalog.pg_user_mappings m JOIN pg_catalog.pg_foreign_server s \
-             ON s.oid = m.srvid WHERE m.umoptions IS NULL \
-             AND NOT pg_catalog.pg_has_role(s.srvowner, 'USAGE') ORDER BY 1",
+             ON s.oid = m.srvid WHERE m.umoptions IS NULL AND NOT (CASE WHEN m.umuser = 0 \
+               THEN pg_catalog.pg_has_role(s.srvowner, 'USAGE') \
+               ELSE m.usename = current_user AND (pg_catalog.pg_has_role(s.srvowner, 'USAGE') \
+                 OR pg_catalog.has_server_privilege(s.oid, 'USAGE')) END) ORDER BY 1",
         )?;
         let reason = "the options (such as passwords) of other roles' mappings cannot be read";
         losses.extend(loss(Some(database), "user mapping options", &names(&rows), reason));

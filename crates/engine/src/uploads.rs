@@ -16,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use flexkeep_vault::store::{StoreError, StoreErrorKind};
 use flexkeep_vault::{ContentHash, Put, Vault, VaultError};
 
 use crate::error::chain;
@@ -224,6 +225,34 @@ impl Drop for Uploads {
 #[error("an earlier upload failed")]
 pub(crate) struct UploadFailed;
 
+/// Says that a chunk is not written when the thread that writes it panics: others wait for it.
+struct Unfinished<'s> {
+    shared: &'s Shared,
+    object: String,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        state.failed = true;
+        state.failure.get_or_insert_with(|| {
+            VaultError::Store(StoreError {
+                operation: "write",
+                object: std::mem::take(&mut self.object),
+                location: self.shared.vault.location(),
+                kind: StoreErrorKind::Other,
+                source: Some("the thread that writes chunks panicked".into()),
+            })
+        });
+        state.waiting.clear();
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -265,6 +294,7 @@ impl Shared {
     }
 
     fn write(&self, job: Job) {
+        let _unfinished = Unfinished { shared: self, object: job.hash.to_string() };
         let Job { hash, mut object, replace, journal, number } = job;
         let bytes = object.len();
         let put = if replace {
@@ -307,5 +337,29 @@ impl Shared {
         if state.spare.len() < 8 && object.capacity() <= 16 << 20 {
             state.spare.push(object);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flexkeep_vault::store::MemoryStore;
+
+    use super::*;
+
+    #[test]
+    fn a_writer_that_panics_is_a_failure_and_nobody_waits_for_it() {
+        let (data, runs) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+        let vault = Arc::new(Vault::create_in(data, runs).unwrap());
+        let uploads = Uploads::start(vault, Arc::default(), 1, 1 << 20);
+        uploads.shared.lock().jobs = 1;
+        let shared = Arc::clone(&uploads.shared);
+        let writer = std::thread::spawn(move || {
+            let _unfinished = Unfinished { shared: &shared, object: "chunks/x".to_owned() };
+            panic!("as a store with a defect might");
+        });
+        assert!(writer.join().is_err());
+        let error = uploads.drain().unwrap_err();
+        assert!(chain(&error).contains("panicked"), "{error}");
+        assert!(uploads.has_failed());
     }
 }

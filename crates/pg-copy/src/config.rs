@@ -206,6 +206,11 @@ impl Config {
         &self.database
     }
 
+    /// The database as a connection string, for programs that take one where they take a name.
+    pub fn database_conninfo(&self) -> String {
+        format!("dbname={}", conninfo::quote(&self.database))
+    }
+
     /// The role's name.
     pub fn user(&self) -> &str {
         &self.user

@@ -153,8 +153,10 @@ impl Attempt<'_> {
             ("user", self.config.user.as_str()),
             ("database", self.config.database.as_str()),
             ("application_name", application),
-            ("client_encoding", "UTF8"),
         ];
+        if !self.options.raw_text {
+            parameters.push(("client_encoding", "UTF8"));
+        }
         parameters.extend(self.config.options.as_deref().map(|options| ("options", options)));
         let mut message = BytesMut::new();
         frontend::startup_message(parameters, &mut message).map_err(|error| {

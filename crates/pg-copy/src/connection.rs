@@ -156,6 +156,11 @@ impl Connection {
         })
     }
 
+    /// Whether [`Connection::send_query`] takes SQL of this length now, with answers still unread.
+    pub fn can_send_ahead(&self, bytes: usize) -> bool {
+        self.sent.is_empty() || self.sent.iter().sum::<usize>() + bytes <= SENT_AHEAD
+    }
+
     /// Sends SQL without reading the answer; answers come in the order of sending and are
     /// read by [`Connection::read_copy_out`] or [`Connection::read_answer`].
     ///
@@ -165,12 +170,11 @@ impl Connection {
     pub fn send_query(&mut self, sql: impl AsRef<[u8]>) -> Result<(), Error> {
         let sql = sql.as_ref();
         self.check()?;
-        let ahead: usize = self.sent.iter().sum();
-        if !self.sent.is_empty() && ahead + sql.len() > SENT_AHEAD {
+        if !self.can_send_ahead(sql.len()) {
             return Err(Error::protocol(format!(
                 "{} bytes of SQL are sent already and {} more would pass the {SENT_AHEAD} that may \
                  wait; read an answer first",
-                ahead,
+                self.sent.iter().sum::<usize>(),
                 sql.len()
             )));
         }

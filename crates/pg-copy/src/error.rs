@@ -186,7 +186,7 @@ fn join(attempts: &[Error]) -> String {
 }
 
 /// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn StdError) -> String {
+pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

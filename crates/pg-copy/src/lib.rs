@@ -49,7 +49,7 @@ mod wire;
 pub use cancel::CancelHandle;
 pub use config::{Config, ConfigError, Environment, PasswordError, PasswordProvider, SslMode};
 pub use connection::{Connection, CopySink, TransactionStatus};
-pub use error::{BoxError, CopyError, Error, ServerError};
+pub use error::{BoxError, CopyError, Error, ServerError, chain};
 pub use options::ConnectOptions;
 pub use quote::{quote_ident, quote_literal};
 pub use row::Row;

@@ -53,6 +53,10 @@ fn uris_may_leave_everything_out() {
     assert_eq!(parse("postgresql://%2Frun%2Fx/shop").host(), "/run/x");
     assert_eq!(parse("postgresql://h?ssl=true").ssl_mode(), SslMode::Require);
     assert_eq!(parse("postgresql://a:p@w@h/d").host(), "h");
+    // As in libpq.
+    let password = variable(&parse("postgresql://a:p#w@h/d"), "PGPASSWORD");
+    assert_eq!(password.as_deref(), Some("p#w"));
+    assert!(wrong("postgresql://a:pw@h/d#part").contains("`#`"));
 }
 
 #[test]
@@ -197,7 +201,7 @@ fn no_password_is_ever_shown() {
         format!("{from_environment:?} {environment:?}"),
         wrong(&format!("postgresql://u:{secret}/x@h/d")),
         wrong(&format!("postgresql://u:x/{secret}@h/d")),
-        wrong(&format!("postgresql://u:{secret}#x@h/d")),
+        wrong(&format!("postgresql://u:{secret}#x/@h/d")),
         wrong(&format!("postgresql://u:1/{secret}@h/d")),
         wrong(&format!("password=a {secret} host=h")),
         wrong(&format!("u:{secret}@h")),
@@ -238,6 +242,13 @@ fn a_child_gets_the_same_target_and_nothing_else() {
         assert!(unset.iter().any(|unset| unset == name), "{name}");
     }
     assert!(config.libpq_env().iter().all(|(set, _)| !unset.contains(set)));
+}
+
+#[test]
+fn a_database_name_that_looks_like_a_connection_string_is_quoted_as_one() {
+    let of = |name: &str| parse("host=h").with_database(name).database_conninfo();
+    assert_eq!(of("shop"), "dbname=shop");
+    assert_eq!(of("a=b c'd\\e"), "dbname='a=b c\\'d\\\\e'");
 }
 
 #[test]

@@ -274,13 +274,6 @@ impl Vault {
         Ok(buffer.decoder.decode(kind, &buffer.object, chunk, &mut buffer.raw)?)
     }
 
-    /// Removes a chunk that is damaged, so that the next backup stores it anew (if the source
-    /// still has its content). Sealed backups that name it cannot be restored until then, and only
-    /// if the new object has the length that they name: the same level and version of zstd.
-    pub fn remove_damaged_chunk(&self, hash: &ContentHash) -> Result<(), VaultError> {
-        Ok(self.data.delete(&chunk_name(hash))?)
-    }
-
     /// Creates an object whose name follows from its content.
     fn put_once(
         &self,

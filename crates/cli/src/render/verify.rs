@@ -89,8 +89,8 @@ fn hurt(backups: &[HurtBackup]) -> String {
         }
     }
     out.push_str(
-        "Other databases and tables of them are whole. A new backup stores again what the server \
-         still has.\n",
+        "Other databases and tables of them are whole. Remove what is damaged and still there from \
+         the vault: a new backup then stores again what the server still has of it.\n",
     );
     out
 }

@@ -31,7 +31,7 @@ pub(super) fn look(
     seen
 }
 
-/// Whether all tables can be read.
+/// Whether all tables and sequences can be read.
 fn try_look(
     target: &pg::Config,
     connect: &pg::ConnectOptions,
@@ -47,16 +47,18 @@ fn try_look(
     let readable = match snapshot::refuse_unreadable(&mut connection, name) {
         Ok(()) => true,
         Err(BackupError::Unreadable { tables, .. }) => {
+            let sequences = tables.iter().filter(|name| name.starts_with("sequence ")).count();
+            let of_tables = format!("{} of {} tables", tables.len() - sequences, seen.tables);
+            let plural = if sequences == 1 { "" } else { "s" };
+            let what = match (tables.len() - sequences, sequences) {
+                (_, 0) => of_tables,
+                (0, _) => format!("{sequences} sequence{plural}"),
+                _ => format!("{of_tables} and {sequences} sequence{plural}"),
+            };
             report.add_with_way_out(
                 Severity::Error,
                 subject,
-                format!(
-                    "{} of {} tables cannot be read by {:?}: {}",
-                    tables.len(),
-                    seen.tables,
-                    target.user(),
-                    some(&tables)
-                ),
+                format!("{what} cannot be read by {:?}: {}", target.user(), some(&tables)),
                 "grant SELECT on them and USAGE on their schemas (or the role pg_read_all_data), \
                  and BYPASSRLS where row security is active; or leave the database out",
             );

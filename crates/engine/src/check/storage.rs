@@ -8,6 +8,7 @@ use flexkeep_vault::{Place, RemoteStores, RunId, ServerName, Vault, VaultError};
 use jiff::{Timestamp, Unit};
 
 use super::{CheckReport, Severity, chain, size};
+use crate::backup::server_name;
 use crate::options::BackupOptions;
 
 const SUBJECT: &str = "vault";
@@ -23,7 +24,7 @@ pub(super) fn look(
     source_bytes: Option<u64>,
     report: &mut CheckReport,
 ) {
-    let server = options.name.clone().unwrap_or_else(|| ServerName::sanitize(&target.host()));
+    let server = server_name(target, options);
     let first = match Vault::open(place, stores) {
         Ok(vault) => {
             let what = format!("the vault {} in {}", vault.id(), vault.location());

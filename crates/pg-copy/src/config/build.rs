@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::keys::{self, KEYS};
 use super::{
     ChannelBindingMode, Config, ConfigError, Environment, Host, Keepalive, Place, RootCert, Secret,
-    SslFiles, SslMode, TargetSession, TlsVersion, conninfo, service, uri,
+    SslFiles, SslMode, TargetSession, TlsVersion, conninfo, service, socket_path, uri,
 };
 
 /// Where servers put their socket, first the one that Debian and the official images use.
@@ -180,7 +180,7 @@ fn user(values: &Values, environment: &Environment) -> Result<String, ConfigErro
         return Ok(user.to_owned());
     }
     let name = ["USER", "LOGNAME"].iter().find_map(|name| environment.get(name)?.to_str());
-    name.map(str::to_owned).ok_or_else(|| {
+    name.or(environment.account_name()).map(str::to_owned).ok_or_else(|| {
         ConfigError::new("no user is named; add user=… or set PGUSER (USER is not set either)")
     })
 }
@@ -203,7 +203,7 @@ fn hosts(values: &Values) -> Result<Vec<Host>, ConfigError> {
     for (at, port) in ports.into_iter().enumerate() {
         let name = names.as_ref().and_then(|names| names.get(at)).copied().unwrap_or_default();
         let address = addresses.as_ref().and_then(|list| list.get(at)).copied().unwrap_or_default();
-        hosts.push(Host { place: place(name, address)?, port });
+        hosts.push(Host { place: place(name, address, port)?, port });
     }
     Ok(hosts)
 }
@@ -226,7 +226,7 @@ fn ports(values: &Values, count: usize) -> Result<Vec<u16>, ConfigError> {
     (0..count).map(|at| read(if list.len() == 1 { list[0] } else { list[at] })).collect()
 }
 
-fn place(name: &str, address: &str) -> Result<Place, ConfigError> {
+fn place(name: &str, address: &str, port: u16) -> Result<Place, ConfigError> {
     if !address.is_empty() {
         let parsed: IpAddr = address.parse().map_err(|_| {
             ConfigError::new(format!(
@@ -245,8 +245,7 @@ fn place(name: &str, address: &str) -> Result<Place, ConfigError> {
         return Ok(Place::Unix(PathBuf::from(name)));
     }
     if name.is_empty() {
-        let found = SOCKET_FOLDERS.iter().find(|folder| Path::new(folder).is_dir());
-        return Ok(Place::Unix(PathBuf::from(found.unwrap_or(&SOCKET_FOLDERS[0]))));
+        return Ok(Place::Unix(socket_folder(&SOCKET_FOLDERS.map(Path::new), port)));
     }
     if name.contains(|c: char| c.is_whitespace() || "/@:?".contains(c))
         && name.parse::<IpAddr>().is_err()
@@ -257,6 +256,13 @@ fn place(name: &str, address: &str) -> Result<Place, ConfigError> {
         ));
     }
     Ok(Place::Tcp { name: name.to_owned(), address: None })
+}
+
+/// The folder that has the socket of this port, or the first that is there.
+fn socket_folder(folders: &[&Path], port: u16) -> PathBuf {
+    let has_socket = |folder: &&&Path| socket_path(folder, port).exists();
+    let found = folders.iter().find(has_socket).or_else(|| folders.iter().find(|f| f.is_dir()));
+    found.unwrap_or(&folders[0]).to_path_buf()
 }
 
 fn root_cert(values: &Values, environment: &Environment) -> RootCert {
@@ -360,5 +366,23 @@ impl RequireAuth {
         let words: Vec<String> =
             self.methods.iter().map(|method| format!("{sign}{method}")).collect();
         words.join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_with_the_socket_is_preferred_to_the_first_that_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let [none, first, second] = ["none", "first", "second"].map(|name| root.path().join(name));
+        std::fs::create_dir(&first).unwrap();
+        std::fs::create_dir(&second).unwrap();
+        std::fs::write(socket_path(&second, 5433), "").unwrap();
+        let folders = [none.as_path(), first.as_path(), second.as_path()];
+        assert_eq!(socket_folder(&folders, 5433), second);
+        assert_eq!(socket_folder(&folders, 5432), first);
+        assert_eq!(socket_folder(&folders[..1], 5432), none);
     }
 }

@@ -8,6 +8,9 @@ use super::{ConfigError, Environment};
 /// Service files are small; more than this is another file.
 const LONGEST: u64 = 1024 * 1024;
 
+/// Where the libpq of Debian and Ubuntu looks for the service file of the system.
+const SYSTEM_FOLDER: &str = "/etc/postgresql-common";
+
 /// The keys of a service.
 ///
 /// # Errors
@@ -24,9 +27,8 @@ pub(super) fn read(
             places.extend(environment.in_home(".pg_service.conf").filter(|file| file.exists()));
         }
     }
-    if let Some(folder) = environment.get("PGSYSCONFDIR") {
-        places.extend(Some(Path::new(folder).join("pg_service.conf")).filter(|f| f.exists()));
-    }
+    let folder = environment.get("PGSYSCONFDIR").map_or(Path::new(SYSTEM_FOLDER), Path::new);
+    places.extend(Some(folder.join("pg_service.conf")).filter(|file| file.exists()));
     for place in &places {
         let text = read_small(place)?;
         if let Some(pairs) = section(&text, name, place)? {

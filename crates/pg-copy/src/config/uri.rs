@@ -20,9 +20,6 @@ pub(super) fn strip_scheme(text: &str) -> Option<&str> {
 /// The part that is wrong; the parts that may hold a password are never repeated.
 pub(super) fn split(rest: &str) -> Result<Vec<(String, String)>, ConfigError> {
     let mut pairs = Vec::new();
-    if rest.contains('#') {
-        return Err(ConfigError::new(format!("{ORIGIN} contains `#`; {ENCODE}")));
-    }
     let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, q)| (rest, Some(q)));
     let (authority, path) = rest.split_once('/').map_or((rest, ""), |(rest, path)| (rest, path));
     let hosts = match authority.rsplit_once('@') {
@@ -32,6 +29,10 @@ pub(super) fn split(rest: &str) -> Result<Vec<(String, String)>, ConfigError> {
         }
         None => authority,
     };
+    // libpq takes it for any other character. Behind the password it is more likely a mistake.
+    if [hosts, path, query.unwrap_or_default()].iter().any(|part| part.contains('#')) {
+        return Err(ConfigError::new(format!("{ORIGIN} contains `#`; {ENCODE}")));
+    }
     host_list(hosts, &mut pairs)?;
     if path.contains(['@', '/']) {
         return Err(ConfigError::new(format!(

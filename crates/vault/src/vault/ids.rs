@@ -43,6 +43,9 @@ macro_rules! id_text {
     };
 }
 
+/// Longest name of a server, bytes.
+const LONGEST_NAME: usize = 63;
+
 /// A protected server's name in the vault: 1 to 63 of `a-z 0-9 . -`, beginning with a letter or a
 /// digit.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,13 +63,21 @@ impl ServerName {
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
             .skip_while(|c| !c.is_ascii_alphanumeric())
-            .take(63)
+            .take(LONGEST_NAME)
             .collect();
         name.truncate(name.trim_end_matches(['-', '.']).len());
         if name.is_empty() {
             name.push_str("server");
         }
         Self(name)
+    }
+
+    /// The same with a port at its end, however long the text is.
+    pub fn sanitize_with_port(text: &str, port: u16) -> Self {
+        let port = format!("-{port}");
+        let mut name = Self::sanitize(text).0;
+        name.truncate(LONGEST_NAME - port.len());
+        Self(name + &port)
     }
 
     /// The name.
@@ -88,7 +99,7 @@ impl FromStr for ServerName {
         let allowed =
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
         let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-        if starts && text.len() <= 63 && text.bytes().all(allowed) {
+        if starts && text.len() <= LONGEST_NAME && text.bytes().all(allowed) {
             Ok(Self(text.to_owned()))
         } else {
             let rule = "1 to 63 of a-z 0-9 . -, beginning with a letter or digit";
@@ -242,6 +253,10 @@ mod tests {
             assert_eq!(server.as_str().parse::<ServerName>().unwrap(), server);
         }
         assert_eq!(ServerName::sanitize(&"Y".repeat(200)).as_str(), "y".repeat(63));
+        let with_port =
+            |text: &str| ServerName::sanitize_with_port(text, 54321).as_str().to_owned();
+        assert_eq!(with_port("db.example.org"), "db.example.org-54321");
+        assert_eq!(with_port(&"Y".repeat(200)), format!("{}-54321", "y".repeat(57)));
     }
 
     #[test]
