@@ -98,6 +98,8 @@ pub enum RestoreError {
         report: Box<RestoreReport>,
         /// Damaged objects of the vault that were met.
         damaged: Vec<DamagedObject>,
+        /// Whether what ended it may pass by itself, so that continuing may succeed.
+        may_pass: bool,
     },
     /// The caller asked for it.
     #[error("cancelled")]
@@ -111,11 +113,13 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
-    /// Whether the same restore may succeed later without anybody doing something.
+    /// Whether the same restore may succeed later, or be continued then, without anybody doing
+    /// something.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Connect { source, .. } | Self::Server { source, .. } => source.is_transient(),
             Self::Vault(error) => error.may_pass(),
+            Self::Incomplete { may_pass, .. } => *may_pass,
             Self::Busy { .. } | Self::Cancelled { .. } => true,
             _ => false,
         }

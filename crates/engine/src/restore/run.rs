@@ -159,12 +159,13 @@ fn end(
         // The other one's report is what counts.
         return Err(RestoreError::Busy { database });
     }
+    let may_pass = objects.is_empty() && fatal.as_ref().is_some_and(RestoreError::may_pass);
     let cause = match fatal {
         Some(error) => chain(&error),
         None if !objects.is_empty() => damaged(&objects, false),
         None => "rows are missing".to_owned(),
     };
-    Err(RestoreError::Incomplete { cause, report: Box::new(report), damaged: objects })
+    Err(RestoreError::Incomplete { cause, report: Box::new(report), damaged: objects, may_pass })
 }
 
 /// What is there by now.
