@@ -57,6 +57,12 @@ pub enum RestoreError {
         /// The database.
         database: String,
     },
+    /// The target crashed, or moved to another machine, so often that it was given up.
+    #[error("the server crashed again and again while database {database:?} was restored")]
+    Crashes {
+        /// The database.
+        database: String,
+    },
     /// Objects of the vault are missing or damaged. Nothing was changed.
     #[error("{}; nothing was changed on the target", damaged(.objects, *.more))]
     Damaged {
@@ -120,7 +126,7 @@ impl RestoreError {
             Self::Connect { source, .. } | Self::Server { source, .. } => source.is_transient(),
             Self::Vault(error) => error.may_pass(),
             Self::Incomplete { may_pass, .. } => *may_pass,
-            Self::Busy { .. } | Self::Cancelled { .. } => true,
+            Self::Busy { .. } | Self::Cancelled { .. } | Self::Crashes { .. } => true,
             _ => false,
         }
     }
