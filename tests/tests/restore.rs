@@ -293,16 +293,14 @@ fn what_is_in_the_way_is_found_and_passwords_are_not_shown() {
         "text search configuration public.plain",
         "1 large objects are there already: 4242",
     ];
-    for name in names {
-        refused(&[name], &["--into-existing"]);
-    }
+    refused(&names, &["--into-existing"]);
     let keepers = "SELECT count(*) FROM pg_roles WHERE rolname = 'keeper'";
     assert_eq!(copy.psql("other", "SELECT to_regclass('t') IS NULL"), "t");
 
     copy.psql("other", "CREATE TABLE t (i integer); CREATE VIEW v AS SELECT * FROM t");
     let document = ends(1, &mut restore(&["--table", "t", "--clean"]));
     let error = document["error"].as_str().expect("a text");
-    assert!(error.contains("view v depends on table t"), "{error}");
+    assert!(error.contains("view public.v depends on table public.t"), "{error}");
     assert!(document["details"].is_null(), "nothing was changed: {document:#}");
 
     copy.psql(
