@@ -93,6 +93,15 @@ fn two_databases(server: &Server) {
          ALTER TABLE app.orders OWNER TO shop_owner;
          CREATE INDEX ON app.orders (price);
          SELECT lo_from_bytea(0, 'an object');
+         -- The hash of an enum hangs on its OIDs, which are others in a copy.
+         CREATE TYPE app.mood AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
+         CREATE TABLE app.hashed (m app.mood, i integer) PARTITION BY HASH (m);
+         CREATE TABLE app.hashed_0 PARTITION OF app.hashed
+           FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE app.hashed_1 PARTITION OF app.hashed
+           FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+         INSERT INTO app.hashed SELECT (enum_range(NULL::app.mood))[1 + i % 8], i
+           FROM generate_series(1, 200) i;
          ALTER DATABASE shop SET search_path = app;",
     );
     server.create_database("zoo");
@@ -116,8 +125,8 @@ fn a_drill_passes_takes_the_databases_in_turn_and_leaves_nothing() {
     );
     let first = scene.passes(&[]);
     let shop = &first["databases"][0];
-    assert_eq!((&shop["database"], &shop["rows"]), (&"shop".into(), &5000.into()), "{first:#}");
-    assert_eq!((&shop["tables"], &shop["large_objects"]), (&1.into(), &1.into()));
+    assert_eq!((&shop["database"], &shop["rows"]), (&"shop".into(), &5200.into()), "{first:#}");
+    assert_eq!((&shop["tables"], &shop["large_objects"]), (&3.into(), &1.into()));
     assert_eq!((&shop["indexes_checked"], &shop["indexes_unchecked"]), (&2.into(), &Value::Null));
     assert_eq!(shop["assertions"].as_array().unwrap().len(), 2);
     let second = scene.passes(&[]);
@@ -184,7 +193,7 @@ fn what_does_not_hold_fails_the_drill_and_leaves_nothing() {
         let words = words.replace('\\', "");
         let result = scene.fails(&[], &words);
         assert_eq!(result["databases"][0]["assertions"][0]["holds"], false);
-        assert_eq!(result["databases"][0]["rows"], 5000, "the rest was looked at too");
+        assert_eq!(result["databases"][0]["rows"], 5200, "the rest was looked at too");
     }
     // A damaged chunk: the largest is that of the orders.
     scene.write_policy("databases = [\"shop\"]");
@@ -241,7 +250,7 @@ fn the_app_tells_how_a_drill_ended_and_a_killed_one_is_cleared_away_by_the_next(
     assert_eq!(passed["id"], "src/killed~drill/passed");
     assert_eq!(
         (&passed["data"]["rows"], &passed["data"]["target"]),
-        (&5000.into(), &"drills".into())
+        (&5200.into(), &"drills".into())
     );
     scene.nothing_is_left();
 

@@ -5,7 +5,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flexkeep_tests::{Output, Running, Server, TestVault, Version, json, restore_archive, run};
+use flexkeep_tests::{
+    Output, Running, Server, TestVault, Version, flexkeep_command, json, restore_archive, run,
+};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -84,6 +86,11 @@ fn a_table_that_is_mostly_toast_takes_no_more_memory() {
     );
     let vault = TestVault::new();
     round(&server, &vault);
+    let mut restore = flexkeep_command(&["restore", "src/latest", "--json", "--lanes", "2"]);
+    restore.args(["--database", "shop", "--as", "copy", "--into", &server.conninfo("postgres")]);
+    expect_under_ceiling("the restore", restore.arg("--vault").arg(vault.place()));
+    let rows = "SELECT count(*), sum(length(v)) FROM docs";
+    assert_eq!(server.psql("copy", rows), server.psql("shop", rows));
 }
 
 /// Makes many tables, a few at a time: one transaction could not lock them all.

@@ -5,9 +5,9 @@ mod vaulted;
 
 use flexkeep_tests::{
     SAMPLE_DATABASES, Server, Version, compare_databases, compare_properties, compare_roles,
-    load_everything,
+    load_everything, run,
 };
-use restoring::{database, ends, failures, problems, restore};
+use restoring::{LIMIT, database, ends, failures, problems, restore};
 use serde_json::Value;
 use vaulted::{Vaulted, assert_same, assert_same_on};
 
@@ -232,6 +232,83 @@ fn definitions_then_rows(scene: &Scene) {
     assert!(said.iter().any(|one| one.contains("tables have rows already")), "{said:?}");
     scene.restore(0, &["--database", "latin", "--as", "l2", "--data-only", "--clean"]);
     assert_same(&scene.original, "latin", &scene.copy, "l2");
+}
+
+/// Objects of kinds that have no table, and an object with a password.
+const ODD: &str = "
+    CREATE ROLE keeper;
+    CREATE FOREIGN DATA WRAPPER wrapper;
+    CREATE SERVER far FOREIGN DATA WRAPPER wrapper;
+    CREATE USER MAPPING FOR postgres SERVER far OPTIONS (user 'u', password 'hunter2');
+    CREATE COLLATION by_code (locale = 'C');
+    CREATE FUNCTION same(integer, integer) RETURNS boolean LANGUAGE sql AS 'SELECT $1 = $2';
+    CREATE OPERATOR === (FUNCTION = same, LEFTARG = integer, RIGHTARG = integer);
+    CREATE OPERATOR FAMILY family USING btree;
+    CREATE TEXT SEARCH CONFIGURATION plain (COPY = pg_catalog.simple);
+    CREATE TABLE t (i integer);
+    INSERT INTO t VALUES (1);
+    ALTER TABLE t OWNER TO keeper;
+    SELECT lo_from_bytea(4242, 'an object');";
+
+/// What stands in the way is told before anything is changed, roles included; and what is refused is
+/// shown without passwords.
+#[test]
+fn what_is_in_the_way_is_found_and_passwords_are_not_shown() {
+    let (original, copy) = (Server::start(Version::V18), Server::start(Version::V18));
+    original.create_database("odd");
+    original.psql("odd", ODD);
+    let vaulted = Vaulted::new();
+    vaulted.backup(&original, Version::V18);
+    copy.create_database("other");
+    copy.psql(
+        "other",
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql
+           AS $$ BEGIN RAISE 'no mappings here'; END $$;
+         CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('CREATE USER MAPPING')
+           EXECUTE FUNCTION refuse();",
+    );
+    let restore = |more: &[&str]| {
+        let options = [&["--database", "odd", "--as", "other"], more].concat();
+        restore(&vaulted.vault(), &copy, &options)
+    };
+    let nobodys = ["--into-existing", "--no-roles", "--no-owner", "--no-acl"];
+    let out = run(&mut restore(&nobodys), LIMIT);
+    assert_eq!(out.code(), Some(3), "{}{}", out.text(), out.errors());
+    let said = out.text() + &out.errors();
+    assert!(said.contains("no mappings here"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+
+    let refused = |words: &[&str], more: &[&str]| {
+        let document = ends(1, &mut restore(more));
+        let said = problems(&document["details"]).join("\n");
+        assert!(words.iter().all(|one| said.contains(one)), "{said}");
+    };
+    copy.psql("other", "DROP TABLE t");
+    let names = [
+        "foreign data wrapper wrapper",
+        "server far",
+        "collation public.by_code",
+        "operator public.===",
+        "operator family public.family",
+        "text search configuration public.plain",
+        "1 large objects are there already: 4242",
+    ];
+    refused(&names, &["--into-existing"]);
+    let keepers = "SELECT count(*) FROM pg_roles WHERE rolname = 'keeper'";
+    assert_eq!(copy.psql("other", "SELECT to_regclass('t') IS NULL"), "t");
+
+    copy.psql("other", "CREATE TABLE t (i integer); CREATE VIEW v AS SELECT * FROM t");
+    let document = ends(1, &mut restore(&["--table", "t", "--clean"]));
+    let error = document["error"].as_str().expect("a text");
+    assert!(error.contains("view public.v depends on table public.t"), "{error}");
+    assert!(document["details"].is_null(), "nothing was changed: {document:#}");
+
+    copy.psql(
+        "other",
+        "CREATE SUBSCRIPTION holds CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)",
+    );
+    refused(&["cannot be dropped while it has these: subscription holds"], &["--clean"]);
+    assert_eq!(copy.psql("other", keepers), "0");
 }
 
 #[test]

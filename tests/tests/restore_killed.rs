@@ -6,10 +6,12 @@ mod vaulted;
 
 use std::time::{Duration, Instant};
 
-use flexkeep_tests::{Running, Server, Version, load_everything, pg_command, rounds};
+use flexkeep_tests::{
+    Running, Server, Version, flexkeep_command, load_everything, pg_command, rounds,
+};
 use restoring::{LIMIT, database, ends, restore};
 use serde_json::Value;
-use vaulted::{Vaulted, assert_same_on};
+use vaulted::{Vaulted, assert_same, assert_same_on};
 
 /// Rows in several parts of two tables, with keys between them, and triggers that count.
 const ROWS: &str = "
@@ -207,6 +209,106 @@ fn a_target_that_crashes_in_the_middle_is_survived_or_continued() {
     scene.is_whole();
 }
 
+/// Rows that stop on the target only, where `gates` says so.
+const GATED: &str = "
+    CREATE FUNCTION gate(gate integer) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+      IF current_setting('application_name') = 'flexkeep restore' THEN
+        WHILE EXISTS (SELECT FROM public.gates WHERE n = gate) LOOP
+          PERFORM pg_sleep(0.02);
+        END LOOP;
+      END IF;
+      RETURN true;
+    END $$;
+    CREATE UNLOGGED TABLE large (id integer, a text, CHECK (id <> 105000 OR gate(1)));
+    INSERT INTO large SELECT i, repeat(md5(i::text), 32) FROM generate_series(1, 110000) i;
+    CREATE INDEX ON large (id);
+    CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+    CREATE TABLE hashed (m mood, i integer) PARTITION BY HASH (m);
+    CREATE UNLOGGED TABLE hashed_0 PARTITION OF hashed FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE UNLOGGED TABLE hashed_1 PARTITION OF hashed FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    INSERT INTO hashed SELECT (enum_range(NULL::mood))[1 + i % 3], i FROM generate_series(1, 300) i;
+    CREATE TABLE first AS SELECT i FROM generate_series(1, 1000) i;
+    CREATE TABLE second AS SELECT i FROM generate_series(1, 900) i;
+    ALTER TABLE second ADD PRIMARY KEY (i);
+    CREATE TABLE last (id integer CHECK (gate(2)));
+    INSERT INTO last VALUES (1);";
+
+/// A crash takes the commits that were not on the disk yet, and empties unlogged tables.
+#[test]
+fn what_a_crash_of_the_target_took_is_made_again_by_the_same_restore() {
+    let original = Server::start(Version::V18);
+    let slow_to_flush =
+        ["wal_writer_delay = 10s", "wal_writer_flush_after = 1GB", "autovacuum = off"];
+    let options = slow_to_flush.iter().fold(Server::options(Version::V18), |o, line| o.conf(line));
+    let mut copy = options.start();
+    original.create_database("gated");
+    original.psql("gated", GATED);
+    let vaulted = Vaulted::new();
+    vaulted.backup(&original, Version::V18);
+    copy.create_database("gated");
+    let flushed = |copy: &Server, sql: &str| {
+        copy.psql("gated", &format!("SET synchronous_commit = on; {sql}"));
+    };
+    flushed(&copy, "CREATE TABLE gates (n integer); INSERT INTO gates VALUES (1), (2)");
+
+    let mut command = flexkeep_command(&["restore", "source/latest", "--json", "--lanes", "1"]);
+    command.args(["--database", "gated", "--into-existing", "--into", &copy.conninfo("gated")]);
+    let running = Running::start(command.arg("--vault").arg(vaulted.vault()));
+    let stands_at = |copy: &Server, table: &str| {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity \
+             WHERE wait_event = 'PgSleep' AND query LIKE 'COPY public.{table} %'"
+        );
+        let until = Instant::now() + Duration::from_secs(60);
+        while copy.psql("gated", &sql) != "1" {
+            assert!(Instant::now() < until, "it never came to {table}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    // In the second part of a table: the journal has the first for good, and the crash empties it.
+    stands_at(&copy, "large");
+    flushed(&copy, "CREATE TABLE a_flush ()");
+    copy.kill_nine();
+    copy.start_again();
+    flushed(&copy, "DELETE FROM gates WHERE n = 1");
+    // All that was loaded since is not on the disk.
+    stands_at(&copy, "last");
+    copy.kill_nine();
+    copy.start_again();
+    flushed(&copy, "DELETE FROM gates");
+    let out = running.finish(LIMIT);
+    assert_eq!(out.code(), Some(0), "{}", out.errors());
+    copy.psql("gated", "DROP TABLE gates, a_flush");
+    assert_same(&original, "gated", &copy, "gated");
+}
+
+#[test]
+fn a_database_into_which_somebody_restores_is_not_dropped() {
+    let (original, copy) = (Server::start(Version::V18), Server::start(Version::V18));
+    for server in [&original, &copy] {
+        server.create_database("rows");
+    }
+    original.psql("rows", "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i");
+    let vaulted = Vaulted::new();
+    vaulted.backup(&original, Version::V18);
+    // As a restore does that goes on for three more seconds.
+    let mut session = pg_command("psql", Version::V18);
+    let name = " application_name='flexkeep restore'";
+    let lock = "SELECT pg_advisory_lock(x'666b726573746f72'::bigint)";
+    session.args(["-Xq", "-c", lock, "-c", "SELECT pg_sleep(3)", "-d"]);
+    let holder = Running::start(session.arg(copy.conninfo("rows") + name));
+    let asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    let until = Instant::now() + Duration::from_secs(30);
+    while copy.psql("postgres", asleep) != "1" {
+        assert!(Instant::now() < until, "no session");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    ends(0, &mut restore(&vaulted.vault(), &copy, &["--database", "rows", "--clean"]));
+    let held = holder.finish(LIMIT);
+    assert_eq!(held.code(), Some(0), "the other one was ended: {}", held.errors());
+    assert_same_on(&original, &copy, "rows");
+}
+
 #[test]
 fn a_target_that_falls_silent_is_given_up_in_time() {
     let scene = Scene::new();
@@ -266,6 +368,13 @@ fn a_damaged_chunk_is_named_and_the_rest_is_loaded() {
     assert_eq!(report["status"], "incomplete");
     assert_eq!(database(report, "everything")["status"], "incomplete");
     assert_eq!(database(report, "rows")["status"], "complete");
+
+    // A chunk that is not there at all is told in the same way.
+    std::fs::remove_file(victim).expect("our own vault");
+    for more in [&["--continue", "--verify"][..], &["--continue"]] {
+        let error = scene.end(4, more)["error"].to_string();
+        assert!(error.contains(&name) && error.contains("app.huge"), "{error}");
+    }
 
     // Once the chunk is whole again, the rest comes; triggers had not been made before the rows.
     std::fs::write(victim, &whole).expect("our own vault");

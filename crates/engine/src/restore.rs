@@ -148,7 +148,7 @@ pub fn restore_then(
         progress.phase("verifying the backup");
         prove::all(vault, &prepared.items, options.lanes, progress)?;
     }
-    let scene = run::Scene {
+    let run = run::RestoreRun {
         vault,
         manifest: &manifest,
         target: &target,
@@ -157,7 +157,7 @@ pub fn restore_then(
         guard: &guard,
         before_end,
     };
-    run::all(&scene, prepared, started)
+    run::all(&run, prepared, started)
 }
 
 /// Whether one of the chosen databases has the journal of this very restore, which was interrupted.

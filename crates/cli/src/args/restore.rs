@@ -67,7 +67,7 @@ pub(crate) struct RestoreArgs {
     into_existing: bool,
     /// Drop what is in the way first: the database, or the chosen schemas and tables; with
     /// --data-only the tables are emptied
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long)]
     clean: bool,
     /// Go on with a restore that was interrupted, with the same options
     #[arg(long = "continue")]
@@ -220,6 +220,9 @@ mod tests {
             "tables": ["t"], "clean": true, "no_roles": true, "verify": true,
         });
         assert_eq!(here, expected);
+        let Ok(Command::Restore(args)) = line(&["--clean", "--continue"]) else { panic!() };
+        let options = args.options().unwrap();
+        assert_eq!((options.existing, options.resume), (Existing::Clean, true));
         for wrong in [["--into", ""], ["--vault", "v"], ["--lanes", "2"]] {
             assert!(line(&wrong).is_err(), "{wrong:?}");
         }

@@ -240,41 +240,47 @@ fn decide(
         return;
     }
     let is_free = item.name == MAINTENANCE && item.present.is_empty;
-    item.action = match (options.existing, exists) {
-        (_, false) if !options.definitions() => {
-            refuse(
-                "it is not there, and rows alone need its tables",
-                "restore the definitions too",
-            );
+    if exists && whole && is_free && options.existing != Existing::Keep {
+        (item.action, item.fresh) = (DatabaseAction::Use, true);
+        return;
+    }
+    match action(&item.name, exists, whole, options) {
+        Ok(action) => item.action = action,
+        Err((what, way_out)) => {
+            refuse(what, way_out);
             return;
         }
-        (_, false) => DatabaseAction::Create,
-        (Existing::Refuse | Existing::Clean, true) if whole && is_free => {
-            item.fresh = true;
-            DatabaseAction::Use
-        }
-        (Existing::Refuse, true) => {
-            refuse(
-                "it is there already",
-                "restore it under another name (--as), into the one that is there \
-                 (--into-existing), or in its place (--clean)",
-            );
-            return;
-        }
-        (Existing::Keep, true) => DatabaseAction::Use,
-        (Existing::Clean, true) if !whole => DatabaseAction::UseAndDrop,
-        (Existing::Clean, true) if item.name == MAINTENANCE => {
-            refuse(
-                "it is not empty, and a server needs it",
-                "restore it under another name (--as), or into it (--into-existing)",
-            );
-            return;
-        }
-        (Existing::Clean, true) => DatabaseAction::Replace,
-    };
+    }
     if item.action.creates() {
         item.fresh = true;
         item.present = Present::nothing();
+    }
+}
+
+/// What happens to a database that no restore has begun; or why nothing can, and a way out.
+fn action(
+    name: &str,
+    exists: bool,
+    whole: bool,
+    options: &RestoreOptions,
+) -> Result<DatabaseAction, (&'static str, &'static str)> {
+    match (options.existing, exists) {
+        (_, false) if !options.definitions() => {
+            Err(("it is not there, and rows alone need its tables", "restore the definitions too"))
+        }
+        (_, false) => Ok(DatabaseAction::Create),
+        (Existing::Refuse, true) => Err((
+            "it is there already",
+            "restore it under another name (--as), into the one that is there \
+             (--into-existing), or in its place (--clean)",
+        )),
+        (Existing::Keep, true) => Ok(DatabaseAction::Use),
+        (Existing::Clean, true) if !whole => Ok(DatabaseAction::UseAndDrop),
+        (Existing::Clean, true) if name == MAINTENANCE => Err((
+            "it is not empty, and a server needs it",
+            "restore it under another name (--as), or into it (--into-existing)",
+        )),
+        (Existing::Clean, true) => Ok(DatabaseAction::Replace),
     }
 }
 

@@ -57,6 +57,12 @@ pub enum RestoreError {
         /// The database.
         database: String,
     },
+    /// The target crashed, or moved to another machine, so often that it was given up.
+    #[error("the server crashed again and again while database {database:?} was restored")]
+    Crashes {
+        /// The database.
+        database: String,
+    },
     /// Objects of the vault are missing or damaged. Nothing was changed.
     #[error("{}; nothing was changed on the target", damaged(.objects, *.more))]
     Damaged {
@@ -98,6 +104,8 @@ pub enum RestoreError {
         report: Box<RestoreReport>,
         /// Damaged objects of the vault that were met.
         damaged: Vec<DamagedObject>,
+        /// Whether what ended it may pass by itself, so that continuing may succeed.
+        may_pass: bool,
     },
     /// The caller asked for it.
     #[error("cancelled")]
@@ -111,12 +119,14 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
-    /// Whether the same restore may succeed later without anybody doing something.
+    /// Whether the same restore may succeed later, or be continued then, without anybody doing
+    /// something.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Connect { source, .. } | Self::Server { source, .. } => source.is_transient(),
             Self::Vault(error) => error.may_pass(),
-            Self::Busy { .. } | Self::Cancelled { .. } => true,
+            Self::Incomplete { may_pass, .. } => *may_pass,
+            Self::Busy { .. } | Self::Cancelled { .. } | Self::Crashes { .. } => true,
             _ => false,
         }
     }

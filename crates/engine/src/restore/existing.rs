@@ -7,8 +7,8 @@ use super::choose::Item;
 use super::error::RestoreError;
 use super::options::{Existing, RestoreOptions};
 use super::parts::{Role, desc, name_of};
-use super::statement::qualified;
-use super::target::{Db, TargetFacts, literal, lossy};
+use super::statement::{made_objects, qualified};
+use super::target::{Db, TargetFacts, literal, lossy, number};
 use crate::check::{CheckReport, Severity};
 use crate::error::some;
 
@@ -35,6 +35,7 @@ pub(super) fn look(
     if options.definitions() {
         if options.existing != Existing::Clean {
             refuse_present(item, subject, report);
+            refuse_large_objects(item, db, subject, report)?;
         }
         return Ok(());
     }
@@ -69,6 +70,46 @@ fn refuse_present(item: &Item<'_>, subject: &str, report: &mut CheckReport) {
             "drop or rename them; have them replaced (--clean); or restore under another name (--as)",
         );
     }
+}
+
+/// Large objects that the server is asked for at once.
+const ASKED_AT_ONCE: usize = 10_000;
+
+/// Large objects keep their numbers, so those must be free.
+fn refuse_large_objects(
+    item: &Item<'_>,
+    db: &mut Db,
+    subject: &str,
+    report: &mut CheckReport,
+) -> Result<(), RestoreError> {
+    if item.present.large_objects == 0 {
+        return Ok(());
+    }
+    let entries = item.parts.entries().iter().zip(&item.selection.roles);
+    let wanted: Vec<u32> = entries
+        .filter(|(_, role)| role.is_some())
+        .flat_map(|(entry, _)| made_objects(entry))
+        .collect();
+    let mut taken = Vec::new();
+    for some in wanted.chunks(ASKED_AT_ONCE) {
+        let list: Vec<String> = some.iter().map(u32::to_string).collect();
+        let sql = format!(
+            "SELECT oid FROM pg_catalog.pg_largeobject_metadata \
+             WHERE oid = ANY ('{{{}}}'::pg_catalog.oid[]) ORDER BY 1",
+            list.join(",")
+        );
+        let rows = db.rows("asking for large objects", sql)?;
+        taken.extend(rows.iter().map(|row| number::<u32>(row, 0).to_string()));
+    }
+    if !taken.is_empty() {
+        report.add_with_way_out(
+            Severity::Error,
+            subject,
+            format!("{} large objects are there already: {}", taken.len(), some(&taken)),
+            "choose schemas or tables, without large objects; or restore under another name (--as)",
+        );
+    }
+    Ok(())
 }
 
 /// Entries with rows of tables.

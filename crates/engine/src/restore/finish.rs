@@ -1,12 +1,13 @@
 //! The database itself: making it, and what is done last.
 
 use flexkeep_pg_archive::Entry;
-use flexkeep_pg_copy::{self as pg, quote_ident, quote_literal};
+use flexkeep_pg_copy::{self as pg, quote_ident};
 
 use super::choose::Item;
 use super::error::RestoreError;
 use super::journal;
-use super::lanes::server_words;
+use super::lanes::{shown, words_about};
+use super::leftovers;
 use super::options::RestoreOptions;
 use super::parts::{Role, desc, name_of};
 use super::report::{DatabaseAction, ObjectFailure};
@@ -14,28 +15,30 @@ use super::sql::{for_database, statements};
 use super::statement::{Dialect, qualified};
 use super::target::{Db, Target, TargetFacts, failed, ident, literal, lossy};
 
+/// Waits until no restore is at work in a database that is there.
+pub(super) fn wait_for_others(target: &Target, item: &Item<'_>) -> Result<(), RestoreError> {
+    let mut db = target.open(&item.name)?;
+    db.prepare(None, target.stall)?;
+    leftovers::settle(&mut db)?;
+    db.connection.close();
+    Ok(())
+}
+
 /// Makes the database, and drops the one in its place where that was asked for.
 pub(super) fn create_database(
     target: &Target,
     facts: &TargetFacts,
     item: &Item<'_>,
-    owners: bool,
+    changed: &mut bool,
 ) -> Result<(), RestoreError> {
     let mut db = target.open_any(std::slice::from_ref(&item.name))?;
     db.prepare(None, target.stall)?;
     let name = quote_ident(&item.name);
     if item.action == DatabaseAction::Replace {
-        // Sessions of a killed restore would be in the way.
-        db.run(
-            "ending sessions of another restore",
-            format!(
-                "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity \
-                 WHERE datname = {} AND usename = current_user \
-                 AND application_name = 'flexkeep restore'",
-                quote_literal(&item.name)
-            ),
-        )?;
+        // Sessions of a killed restore would be in the way; one that lives goes on.
+        wait_for_others(target, item)?;
         db.run("dropping the database", format!("DROP DATABASE IF EXISTS {name}"))?;
+        *changed = true;
     }
     let entry = item.parts.entries().iter().find(|entry| desc(entry) == b"DATABASE");
     let sql = match entry {
@@ -51,11 +54,24 @@ pub(super) fn create_database(
         }
         return Err(failed("making the database", &item.name, error));
     }
-    // Now, as owners of what is in it may need its rights. A refusal is told at the end, when this is
-    // done once more.
-    let owner = entry.and_then(Entry::owner).filter(|owner| owners && !owner.is_empty());
-    if let Some(owner) = owner {
-        let sql = [b"ALTER DATABASE ", name.as_bytes(), b" OWNER TO ", &ident(owner)[..]].concat();
+    *changed = true;
+    Ok(())
+}
+
+/// Gives a new database to its owner, as owners of what is in it may need its rights. A refusal is
+/// told at the end, when this is done once more.
+pub(super) fn give_to_owner(db: &mut Db, item: &Item<'_>) -> Result<(), RestoreError> {
+    let entries = item.parts.entries();
+    let place = entries.iter().position(|entry| desc(entry) == b"DATABASE");
+    // One that a restore made before it was interrupted may not have its owner yet.
+    let is_new = item.action.creates()
+        || (item.has_journal
+            && item.fresh
+            && place.is_some_and(|place| item.selection.roles[place].is_some()));
+    let owner = place.and_then(|place| entries[place].owner());
+    if let Some(owner) = owner.filter(|owner| is_new && !owner.is_empty()) {
+        let name = ident(item.name.as_bytes());
+        let sql = [b"ALTER DATABASE ", &name[..], b" OWNER TO ", &ident(owner)[..]].concat();
         if let Err(error) = db.connection.execute(sql)
             && error.server().is_none()
         {
@@ -107,8 +123,6 @@ pub(super) struct Finish<'a, 'i> {
     pub(super) options: &'a RestoreOptions,
     pub(super) control: &'a mut Db,
     pub(super) failures: Vec<ObjectFailure>,
-    /// Statements that end the memberships which are for the restore only.
-    pub(super) joined: Vec<Vec<u8>>,
 }
 
 impl Finish<'_, '_> {
@@ -116,9 +130,6 @@ impl Finish<'_, '_> {
         if !self.options.definitions() {
             self.foreign_keys()?;
         }
-        let granted = format!("SELECT undo FROM {}.granted", journal::SCHEMA);
-        self.joined =
-            self.control.set("reading the journal of a restore", &granted)?.into_iter().collect();
         for place in self.item.selection.places(&[Role::Database]) {
             self.database_entry(&self.item.parts.entries()[place])?;
         }
@@ -152,19 +163,19 @@ impl Finish<'_, '_> {
         match self.control.connection.execute(sql) {
             Ok(()) => Ok(()),
             Err(error) if error.server().is_some() && !error.is_transient() => {
-                self.note(name_of(entry), &error, Some(sql));
+                self.note(entry, &error, Some(sql));
                 Ok(())
             }
             Err(error) => Err(failed("finishing the database", &self.item.name, error)),
         }
     }
 
-    fn note(&mut self, object: String, error: &pg::Error, sql: Option<&[u8]>) {
+    fn note(&mut self, entry: &Entry, error: &pg::Error, sql: Option<&[u8]>) {
         self.failures.push(ObjectFailure {
-            object,
-            error: server_words(error),
+            object: name_of(entry),
+            error: words_about(entry, error),
             sqlstate: error.sqlstate().map(str::to_owned),
-            statement: sql.map(lossy),
+            statement: sql.and_then(|sql| shown(entry, sql)),
         });
     }
 
@@ -187,7 +198,7 @@ impl Finish<'_, '_> {
             match self.control.connection.execute(&sql) {
                 Ok(()) => self.control.run(DOING, "RELEASE SAVEPOINT one")?,
                 Err(error) if error.server().is_some() => {
-                    self.note(name_of(entry), &error, entry.defn());
+                    self.note(entry, &error, entry.defn());
                     self.control.run(DOING, "ROLLBACK TO SAVEPOINT one")?;
                 }
                 Err(error) => return Err(failed(DOING, &self.item.name, error)),

@@ -8,7 +8,7 @@ use flexkeep_pg_archive::Entry;
 use flexkeep_vault::contents::ChunkRef;
 
 use super::journal::{Done, PART_BYTES};
-use super::parts::{Parts, desc};
+use super::parts::{Parts, by_target, desc};
 
 /// One entry to restore.
 #[derive(Debug)]
@@ -322,20 +322,12 @@ fn table_sizes(parts: &Parts<'_>) -> HashMap<i32, u64> {
     sizes
 }
 
-/// From a table's dump id to the data entries that bring its rows. Rows that are loaded through
-/// the root of a partitioning may go into any table that is loaded through the same root.
+/// From a table's dump id to the data entries that bring its rows.
 fn rows_of_tables(parts: &Parts<'_>) -> HashMap<i32, Vec<i32>> {
-    let mut by_target: HashMap<&[u8], Vec<(i32, i32)>> = HashMap::new();
-    for entry in parts.entries().iter().filter(|entry| desc(entry) == b"TABLE DATA") {
-        let statement = entry.copy_stmt().unwrap_or_default();
-        if let Some(table) = entry.dependencies().first() {
-            by_target.entry(statement).or_default().push((*table, entry.dump_id()));
-        }
-    }
     let mut rows: HashMap<i32, Vec<i32>> = HashMap::new();
-    for group in by_target.values() {
-        let data: Vec<i32> = group.iter().map(|(_, data)| *data).collect();
-        for (table, _) in group {
+    for group in by_target(parts.entries().iter()).into_values() {
+        let data: Vec<i32> = group.iter().map(|entry| entry.dump_id()).collect();
+        for table in group.iter().filter_map(|entry| entry.dependencies().first()) {
             rows.entry(*table).or_default().extend(&data);
         }
     }

@@ -4,13 +4,16 @@
 //! journal that says so. So whatever is killed and whenever, what the journal names is there
 //! once, and what it does not name is not there. The journal is a schema of its own; it goes when
 //! the restore of the database is complete.
+//!
+//! Commits are not flushed one by one, so a crash of the target undoes the last of them, with their
+//! lines. Who keeps in memory what is done compares it with the journal in every new session.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use flexkeep_pg_copy::quote_literal;
 
 use super::error::RestoreError;
-use super::target::{Db, number, text};
+use super::target::{Db, literal, number, text};
 
 /// The schema.
 pub(super) const SCHEMA: &str = "flexkeep_restore";
@@ -18,6 +21,10 @@ pub(super) const SCHEMA: &str = "flexkeep_restore";
 /// How many bytes of COPY text one transaction loads, about. Part of the journal's meaning: a
 /// restore that goes on must cut the same way.
 pub(super) const PART_BYTES: u64 = 64 << 20;
+
+/// Parts in lines that are about no rows: an object was made without its owner; and it got it later.
+pub(super) const WITHOUT_OWNER: i32 = -1;
+pub(super) const OWNER: i32 = -2;
 
 /// Identifies a restore of one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +36,7 @@ pub(super) struct Identity {
 }
 
 /// What a journal says.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Done {
     /// Entry and part, with the rows that came.
     lines: HashMap<(i32, i32), u64>,
@@ -40,14 +47,24 @@ impl Done {
         self.lines.contains_key(&(entry, part))
     }
 
+    /// The rows of one line, if it is there.
+    pub(super) fn line(&self, entry: i32, part: i32) -> Option<u64> {
+        self.lines.get(&(entry, part)).copied()
+    }
+
+    /// Whether `other` has every line of this one.
+    pub(super) fn is_within(&self, other: &Self) -> bool {
+        self.lines.keys().all(|line| other.lines.contains_key(line))
+    }
+
     /// Rows of all parts of an entry.
     pub(super) fn rows(&self, entry: i32) -> u64 {
         self.lines.iter().filter(|((one, _), _)| *one == entry).map(|(_, rows)| rows).sum()
     }
 
-    /// Forgets an entry.
-    fn forget(&mut self, entry: i32) {
-        self.lines.retain(|(one, _), _| *one != entry);
+    /// Forgets entries.
+    pub(super) fn forget(&mut self, entries: &[i32]) {
+        self.lines.retain(|(one, _), _| !entries.contains(one));
     }
 
     pub(super) fn add(&mut self, entry: i32, part: i32, rows: u64) {
@@ -73,6 +90,27 @@ pub(super) fn create_sql(identity: &Identity, fresh: bool) -> String {
         quote_literal(database),
         quote_literal(options)
     )
+}
+
+/// The statements of those lines, of earlier runs too.
+pub(super) fn joined(db: &mut Db) -> Result<HashSet<Vec<u8>>, RestoreError> {
+    db.set("reading the journal of a restore", &format!("SELECT undo FROM {SCHEMA}.granted"))
+}
+
+/// Notes how memberships which are for the restore only are ended.
+pub(super) fn note_joining(db: &mut Db, undo: &[Vec<u8>]) -> Result<(), RestoreError> {
+    if undo.is_empty() {
+        return Ok(());
+    }
+    // On the disk before they begin.
+    let mut sql = b"BEGIN; SET LOCAL synchronous_commit = on;".to_vec();
+    for statement in undo {
+        sql.extend_from_slice(format!("INSERT INTO {SCHEMA}.granted VALUES (").as_bytes());
+        sql.extend_from_slice(&literal(statement));
+        sql.extend_from_slice(b") ON CONFLICT DO NOTHING;");
+    }
+    sql.extend_from_slice(b"COMMIT");
+    db.run("writing the journal of a restore", sql)
 }
 
 /// The statement that drops it.
@@ -124,23 +162,8 @@ pub(super) fn read(db: &mut Db) -> Result<Done, RestoreError> {
     Ok(Done { lines: lines.collect() })
 }
 
-/// Whether one line is there, with its rows.
-pub(super) fn line(db: &mut Db, entry: i32, part: i32) -> Result<Option<u64>, RestoreError> {
-    let rows = db.rows(
-        "asking the journal",
-        format!("SELECT rows FROM {SCHEMA}.done WHERE entry = {entry} AND part = {part}"),
-    )?;
-    Ok(rows.first().map(|row| number(row, 0)))
-}
-
-/// Takes entries out, because what they say is no longer so.
-pub(super) fn forget(db: &mut Db, done: &mut Done, entries: &[i32]) -> Result<(), RestoreError> {
-    if entries.is_empty() {
-        return Ok(());
-    }
+/// The statement that takes entries out, because what they say is no longer so.
+pub(super) fn forget_sql(entries: &[i32]) -> String {
     let list: Vec<String> = entries.iter().map(i32::to_string).collect();
-    let list = list.join(",");
-    db.run("correcting the journal", format!("DELETE FROM {SCHEMA}.done WHERE entry IN ({list})"))?;
-    entries.iter().for_each(|entry| done.forget(*entry));
-    Ok(())
+    format!("DELETE FROM {SCHEMA}.done WHERE entry IN ({});", list.join(","))
 }

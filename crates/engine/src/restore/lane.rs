@@ -6,8 +6,8 @@ use flexkeep_pg_copy as pg;
 use flexkeep_vault::VaultError;
 
 use super::error::RestoreError;
-use super::journal;
-use super::lanes::Shop;
+use super::journal::{self, Done};
+use super::lanes::DatabaseWork;
 use super::target::Db;
 use crate::error::chain;
 
@@ -25,35 +25,38 @@ pub(super) enum Trouble {
     Vault(VaultError),
     /// The backup contradicts itself.
     Wrong(String),
+    /// The target has forgotten what it had committed: it crashed.
+    Lost,
     Restore(RestoreError),
     Cancelled,
 }
 
 /// A connection, opened when it is needed.
 pub(super) struct Lane<'a> {
-    pub(super) shop: &'a Shop<'a>,
+    pub(super) db_work: &'a DatabaseWork<'a>,
     db: Option<Db>,
     /// The session of the connection that broke.
     pid: Option<i32>,
 }
 
 impl<'a> Lane<'a> {
-    pub(super) fn new(shop: &'a Shop<'a>) -> Self {
-        Self { shop, db: None, pid: None }
+    pub(super) fn new(db_work: &'a DatabaseWork<'a>) -> Self {
+        Self { db_work, db: None, pid: None }
     }
 
     /// Does a piece of work whose transaction writes the line `entry`, `part` of the journal, and
-    /// tries again after what may pass. Gives the rows that came.
+    /// tries again after what may pass. Gives the rows that came. `believed` is what the journal
+    /// must have by now.
     pub(super) fn work(
         &mut self,
-        entry: i32,
-        part: i32,
+        (entry, part): (i32, i32),
+        believed: &dyn Fn() -> Done,
         mut work: impl FnMut(&mut Db) -> Result<u64, Trouble>,
     ) -> Result<u64, Trouble> {
         let mut tried = 0;
         loop {
             tried += 1;
-            let result = match self.connect(entry, part) {
+            let result = match self.connect((entry, part), believed) {
                 Ok(Some(rows)) => Ok(rows),
                 Ok(None) => self.db.as_mut().map_or(Err(Trouble::Cancelled), &mut work),
                 Err(trouble) => Err(trouble),
@@ -61,12 +64,12 @@ impl<'a> Lane<'a> {
             if result.is_err() {
                 self.after_error();
             }
-            if self.shop.target.stop.load(std::sync::atomic::Ordering::Acquire)
-                && !self.shop.progress.is_cancelled()
+            if self.db_work.target.stop.load(std::sync::atomic::Ordering::Acquire)
+                && !self.db_work.progress.is_cancelled()
             {
                 return result;
             }
-            if self.shop.progress.is_cancelled() {
+            if self.db_work.progress.is_cancelled() {
                 return result.map_err(|_| Trouble::Cancelled);
             }
             match result {
@@ -81,7 +84,7 @@ impl<'a> Lane<'a> {
 
     fn rest(&self, tried: u32) {
         let until = Instant::now() + Duration::from_millis(250) * 2_u32.pow(tried);
-        while Instant::now() < until && !self.shop.progress.is_cancelled() {
+        while Instant::now() < until && !self.db_work.progress.is_cancelled() {
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -89,7 +92,7 @@ impl<'a> Lane<'a> {
     /// After an error a session is used on only if it stands as it did before.
     fn after_error(&mut self) {
         let Some(mut db) = self.db.take() else { return };
-        let back = !self.shop.progress.is_cancelled()
+        let back = !self.db_work.progress.is_cancelled()
             && db.connection.is_usable()
             && db.run("undoing", "ROLLBACK; RESET ROLE").is_ok();
         if back {
@@ -97,7 +100,7 @@ impl<'a> Lane<'a> {
             return;
         }
         self.pid = Some(db.connection.backend_pid());
-        if self.shop.progress.is_cancelled() {
+        if self.db_work.progress.is_cancelled() {
             // The server would finish the statement, and only then notice that nobody waits for it.
             let _ = db.connection.cancel_handle().cancel();
         }
@@ -105,22 +108,33 @@ impl<'a> Lane<'a> {
 
     /// Makes sure that there is a connection. If one broke, whatever it was doing has ended, and
     /// the rows that its work brought are given if it had been committed.
-    fn connect(&mut self, entry: i32, part: i32) -> Result<Option<u64>, Trouble> {
+    ///
+    /// No commit of a restore waits for the disk, and a crash ends every session. So a session that
+    /// lives has lost nothing since it began, and a new one looks before it works.
+    fn connect(
+        &mut self,
+        (entry, part): (i32, i32),
+        believed: &dyn Fn() -> Done,
+    ) -> Result<Option<u64>, Trouble> {
         if self.db.is_some() {
             return Ok(None);
         }
-        let mut db = self.shop.target.open_patient(self.shop.database).map_err(of_restore)?;
-        let encoding = self.shop.parts.summary.encoding.as_str();
-        db.prepare(Some(encoding), self.shop.target.stall).map_err(of_restore)?;
-        db.run("preparing the session", self.shop.settings).map_err(of_restore)?;
-        let mut rows = None;
+        let mut db = self.db_work.target.open_patient(self.db_work.database).map_err(of_restore)?;
+        let encoding = self.db_work.parts.summary.encoding.as_str();
+        db.prepare(Some(encoding), self.db_work.target.stall).map_err(of_restore)?;
+        db.run("preparing the session", self.db_work.settings).map_err(of_restore)?;
         if let Some(pid) = self.pid {
             end_session(&mut db, pid).map_err(of_restore)?;
-            rows = journal::line(&mut db, entry, part).map_err(of_restore)?;
             self.pid = None;
         }
+        // In this order: others go on meanwhile.
+        let believed = believed();
+        let there = journal::read(&mut db).map_err(of_restore)?;
+        if !believed.is_within(&there) {
+            return Err(Trouble::Lost);
+        }
         self.db = Some(db);
-        Ok(rows)
+        Ok(there.line(entry, part))
     }
 }
 

@@ -10,7 +10,7 @@ use flexkeep_vault::contents::{ChunkRef, Entry as Data};
 use flexkeep_vault::{ChunkBuffer, Vault, VaultError, large_objects as objects};
 
 use super::journal;
-use super::lanes::Shop;
+use super::lanes::DatabaseWork;
 use super::target::Db;
 
 /// Bytes of one message. The server works on one while the next is on its way.
@@ -58,11 +58,15 @@ impl Job<'_> {
 }
 
 /// Loads rows by one COPY; gives how many the server counted.
-pub(super) fn rows(shop: &Shop<'_>, db: &mut Db, job: &Job<'_>) -> Result<u64, LoadError> {
+pub(super) fn rows(
+    db_work: &DatabaseWork<'_>,
+    db: &mut Db,
+    job: &Job<'_>,
+) -> Result<u64, LoadError> {
     let statement = job.entry.copy_stmt().unwrap_or_default();
     db.connection.execute("BEGIN")?;
-    let rows = with_chunks(shop.vault, job, |chunks| {
-        let mut source = Rows { chunks, buffer: None, sent: 0, failure: None, shop };
+    let rows = with_chunks(db_work.vault, job, |chunks| {
+        let mut source = Rows { chunks, buffer: None, sent: 0, failure: None, db_work };
         let copied = db.connection.copy_in(statement, &mut |part| source.fill(part));
         match (copied, source.failure) {
             (_, Some(failure)) => Err(failure),
@@ -71,7 +75,7 @@ pub(super) fn rows(shop: &Shop<'_>, db: &mut Db, job: &Job<'_>) -> Result<u64, L
     })?;
     let end = format!("{}COMMIT", journal::line_sql(job.entry.dump_id(), job.part, rows));
     db.connection.execute(end)?;
-    shop.progress.stored(job.bytes());
+    db_work.progress.stored(job.bytes());
     Ok(rows)
 }
 
@@ -110,12 +114,12 @@ struct Rows<'a> {
     buffer: Option<ChunkBuffer>,
     sent: usize,
     failure: Option<LoadError>,
-    shop: &'a Shop<'a>,
+    db_work: &'a DatabaseWork<'a>,
 }
 
 impl Rows<'_> {
     fn fill(&mut self, part: &mut Vec<u8>) -> Result<bool, pg::BoxError> {
-        if self.shop.progress.is_cancelled() {
+        if self.db_work.progress.is_cancelled() {
             self.failure = Some(LoadError::Cancelled);
             return Err("cancelled".into());
         }
@@ -128,7 +132,7 @@ impl Rows<'_> {
                 }
                 Ok(Ok(buffer)) => {
                     let bytes = buffer.raw().len() as u64;
-                    self.shop.progress.read_some(bytes);
+                    self.db_work.progress.read_some(bytes);
                     (self.buffer, self.sent) = (Some(buffer), 0);
                 }
             }
@@ -137,7 +141,7 @@ impl Rows<'_> {
         let raw = buffer.raw();
         let end = raw.len().min(self.sent + MESSAGE_BYTES);
         part.extend_from_slice(&raw[self.sent..end]);
-        self.shop.progress.done((end - self.sent) as u64);
+        self.db_work.progress.done((end - self.sent) as u64);
         self.sent = end;
         if end < raw.len() {
             self.buffer = Some(buffer);
@@ -150,12 +154,16 @@ impl Rows<'_> {
 }
 
 /// Fills large objects, which are there already and empty; gives how many were begun.
-pub(super) fn large_objects(shop: &Shop<'_>, db: &mut Db, job: &Job<'_>) -> Result<u64, LoadError> {
+pub(super) fn large_objects(
+    db_work: &DatabaseWork<'_>,
+    db: &mut Db,
+    job: &Job<'_>,
+) -> Result<u64, LoadError> {
     db.connection.execute("BEGIN; SET LOCAL bytea_output = hex")?;
-    let count = with_chunks(shop.vault, job, |(chunks, back)| {
+    let count = with_chunks(db_work.vault, job, |(chunks, back)| {
         let mut writer = Writer { db, sql: String::new(), objects: 0, open: None, count: 0 };
         for _ in job.range.clone() {
-            if shop.progress.is_cancelled() {
+            if db_work.progress.is_cancelled() {
                 return Err(LoadError::Cancelled);
             }
             let buffer = match chunks.recv() {
@@ -167,15 +175,15 @@ pub(super) fn large_objects(shop: &Shop<'_>, db: &mut Db, job: &Job<'_>) -> Resu
                 writer.record(&record)?;
             }
             let bytes = buffer.raw().len() as u64;
-            shop.progress.read_some(bytes);
-            shop.progress.done(bytes);
+            db_work.progress.read_some(bytes);
+            db_work.progress.done(bytes);
             let _ = back.try_send(buffer);
         }
         writer.finish()
     })?;
     let end = format!("{}COMMIT", journal::line_sql(job.entry.dump_id(), job.part, count));
     db.connection.execute(end)?;
-    shop.progress.stored(job.bytes());
+    db_work.progress.stored(job.bytes());
     Ok(count)
 }
 

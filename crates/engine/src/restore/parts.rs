@@ -1,6 +1,6 @@
 //! A database of the backup: its table of contents and the list of its data.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use flexkeep_pg_archive::{Entry, Limits, Section, Toc};
 use flexkeep_vault::contents::{Entry as Data, EntryKind};
@@ -182,6 +182,18 @@ pub(super) fn name_of(entry: &Entry) -> String {
         Some(schema) if !schema.is_empty() => format!("{kind} {}.{tag}", lossy(schema)),
         _ => format!("{kind} {tag}"),
     }
+}
+
+/// Entries with rows of tables, by their COPY statements: rows that are loaded through the root of a
+/// partitioning may go into any table that is loaded through the same root.
+pub(super) fn by_target<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+) -> BTreeMap<&'a [u8], Vec<&'a Entry>> {
+    let mut groups: BTreeMap<&[u8], Vec<&Entry>> = BTreeMap::new();
+    for entry in entries.filter(|entry| desc(entry) == b"TABLE DATA") {
+        groups.entry(entry.copy_stmt().unwrap_or_default()).or_default().push(entry);
+    }
+    groups
 }
 
 /// `schema.name` of data, for people.

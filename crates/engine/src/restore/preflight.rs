@@ -13,7 +13,7 @@ use super::options::RestoreOptions;
 use super::parts::{Role, desc, is_large_object, name_of};
 use super::report::DatabaseAction;
 use super::sql::statements;
-use super::target::{Db, Target, TargetFacts, lossy};
+use super::target::{Db, Target, TargetFacts, lossy, text};
 use crate::check::{CheckReport, Severity, size};
 use crate::error::some;
 
@@ -273,38 +273,72 @@ fn rights_to_create(
         );
     }
     if item.action == DatabaseAction::Replace {
-        let name = pg::quote_literal(&item.name);
-        let owns = db.is_true(
-            "asking for the database's owner",
-            &format!(
-                "SELECT pg_catalog.pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database \
-                 WHERE datname = {name}"
-            ),
-        )?;
-        let sessions = db.value(
-            "asking for sessions in the database",
-            &format!(
-                "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity \
-                 WHERE datname = {name} AND pid <> pg_catalog.pg_backend_pid() \
-                 AND application_name <> 'flexkeep restore'"
-            ),
-        )?;
-        if !owns {
-            report.add_with_way_out(
-                Severity::Error,
-                subject,
-                format!("{:?} may not drop it", lossy(&facts.user)),
-                "only its owner may; restore under another name (--as)",
-            );
-        }
-        if sessions != "0" {
-            report.add_with_way_out(
-                Severity::Error,
-                subject,
-                format!("{sessions} other sessions use it, and it cannot be dropped"),
-                "end them first",
-            );
-        }
+        may_be_dropped(item, facts, db, subject, report)?;
+    }
+    Ok(())
+}
+
+/// Whether the database that is to be replaced can be dropped.
+fn may_be_dropped(
+    item: &Item<'_>,
+    facts: &TargetFacts,
+    db: &mut Db,
+    subject: &str,
+    report: &mut CheckReport,
+) -> Result<(), RestoreError> {
+    let name = pg::quote_literal(&item.name);
+    let owns = db.is_true(
+        "asking for the database's owner",
+        &format!(
+            "SELECT pg_catalog.pg_has_role(datdba, 'USAGE') FROM pg_catalog.pg_database \
+             WHERE datname = {name}"
+        ),
+    )?;
+    if !owns {
+        report.add_with_way_out(
+            Severity::Error,
+            subject,
+            format!("{:?} may not drop it", lossy(&facts.user)),
+            "only its owner may; restore under another name (--as)",
+        );
+    }
+    let sessions = db.value(
+        "asking for sessions in the database",
+        &format!(
+            "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity \
+             WHERE datname = {name} AND pid <> pg_catalog.pg_backend_pid() \
+             AND application_name <> 'flexkeep restore'"
+        ),
+    )?;
+    if sessions != "0" {
+        report.add_with_way_out(
+            Severity::Error,
+            subject,
+            format!("{sessions} other sessions use it, and it cannot be dropped"),
+            "end them first",
+        );
+    }
+    let holds = db.rows(
+        "asking for what keeps the database from being dropped",
+        format!(
+            "SELECT pg_catalog.format('subscription %I', s.subname) \
+             FROM pg_catalog.pg_subscription s \
+             JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = {name} \
+             UNION ALL SELECT pg_catalog.format('replication slot %I', slot_name) \
+             FROM pg_catalog.pg_replication_slots WHERE database = {name} \
+             UNION ALL SELECT pg_catalog.format('prepared transaction %L', gid) \
+             FROM pg_catalog.pg_prepared_xacts WHERE database = {name}"
+        ),
+    )?;
+    if !holds.is_empty() {
+        let names: Vec<String> = holds.iter().map(|row| text(row, 0)).collect();
+        report.add_with_way_out(
+            Severity::Error,
+            subject,
+            format!("it cannot be dropped while it has these: {}", some(&names)),
+            "drop them first (a subscription after ALTER SUBSCRIPTION ... SET (slot_name = NONE), \
+             if its slot must stay); or restore under another name (--as)",
+        );
     }
     Ok(())
 }
@@ -405,36 +439,8 @@ fn extensions(
     let allowed = list(db.value(DOING, &setting("azure.extensions"))?);
     // Who may not see the setting can't be told.
     let loaded = db.value(DOING, &setting("shared_preload_libraries")).map(list).ok();
-    let lacking: Vec<String> =
-        wanted.iter().filter(|name| !available.contains(name.as_bytes())).cloned().collect();
-    if !lacking.is_empty() {
-        report.add_with_way_out(
-            Severity::Error,
-            subject,
-            format!("the target does not have these extensions: {}", some(&lacking)),
-            "install them on the server",
-        );
-    }
-    let barred: Vec<String> = wanted
-        .iter()
-        .filter(|name| {
-            facts.flexible_server
-                && !lacking.contains(name)
-                && !allowed.contains(&name.to_lowercase())
-        })
-        .cloned()
-        .collect();
-    if !barred.is_empty() {
-        report.add_with_way_out(
-            Severity::Error,
-            subject,
-            format!(
-                "the server parameter azure.extensions does not allow these extensions: {}",
-                some(&barred)
-            ),
-            "add them to that parameter",
-        );
-    }
+    let allowed = facts.flexible_server.then_some(&allowed);
+    lacking_and_barred(&wanted, &available, allowed, subject, report);
     for name in wanted.iter().filter(|name| PRELOADED.contains(&name.as_str())) {
         if loaded.as_ref().is_some_and(|loaded| !loaded.contains(name)) {
             report.add_with_way_out(
@@ -446,6 +452,42 @@ fn extensions(
         }
     }
     Ok(())
+}
+
+/// Whether the server has the extensions, and allows them.
+fn lacking_and_barred(
+    wanted: &[String],
+    available: &HashSet<Vec<u8>>,
+    allowed: Option<&HashSet<String>>,
+    subject: &str,
+    report: &mut CheckReport,
+) {
+    let lacking: Vec<String> =
+        wanted.iter().filter(|name| !available.contains(name.as_bytes())).cloned().collect();
+    if !lacking.is_empty() {
+        report.add_with_way_out(
+            Severity::Error,
+            subject,
+            format!("the target does not have these extensions: {}", some(&lacking)),
+            "install them on the server",
+        );
+    }
+    let is_barred = |name: &&String| {
+        let barred = allowed.is_some_and(|allowed| !allowed.contains(&name.to_lowercase()));
+        barred && !lacking.contains(name)
+    };
+    let barred: Vec<String> = wanted.iter().filter(is_barred).cloned().collect();
+    if !barred.is_empty() {
+        report.add_with_way_out(
+            Severity::Error,
+            subject,
+            format!(
+                "the server parameter azure.extensions does not allow these extensions: {}",
+                some(&barred)
+            ),
+            "add them to that parameter",
+        );
+    }
 }
 
 fn tablespaces(item: &Item<'_>, facts: &TargetFacts, subject: &str, report: &mut CheckReport) {

@@ -24,6 +24,10 @@ pub(super) struct Present {
     extensions: HashSet<Vec<u8>>,
     publications: HashSet<Vec<u8>>,
     languages: HashSet<Vec<u8>>,
+    /// Other kinds: kind and schema as in a table of contents, and name.
+    others: HashSet<(Vec<u8>, Vec<u8>, Vec<u8>)>,
+    /// Operators, their classes and families: in the words of their DROP statement, without blanks.
+    operators: HashSet<Vec<u8>>,
     pub(super) large_objects: u64,
     /// Whether there is anything that no new database has.
     pub(super) is_empty: bool,
@@ -70,6 +74,14 @@ impl Present {
              JOIN pg_catalog.pg_class c ON c.oid = x.conrelid \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {system}"
         ))?;
+        let others = db.rows(DOING, others_sql(system))?;
+        let others = others.iter().map(|row| {
+            let cell = |at| row.get_bytes(at).map(<[u8]>::to_vec).unwrap_or_default();
+            (cell(0), cell(1), cell(2))
+        });
+        let others = others.collect();
+        let operators = db.set(DOING, &operators_sql(system))?;
+        let operators = operators.iter().map(|words| without_blanks(words)).collect();
         let large_objects =
             db.value(DOING, "SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata")?;
         let is_empty = db.is_true(DOING, &nothing_of_a_user(system))?;
@@ -78,6 +90,8 @@ impl Present {
             types,
             functions,
             constraints,
+            others,
+            operators,
             schemas: db.set(DOING, "SELECT nspname FROM pg_catalog.pg_namespace")?,
             extensions: db.set(DOING, "SELECT extname FROM pg_catalog.pg_extension")?,
             publications: db.set(DOING, "SELECT pubname FROM pg_catalog.pg_publication")?,
@@ -118,6 +132,15 @@ impl Present {
             b"EXTENSION" => Some(self.extensions.contains(&tag)),
             b"PUBLICATION" => Some(self.publications.contains(&tag)),
             b"PROCEDURAL LANGUAGE" => Some(self.languages.contains(&tag)),
+            kind if OTHERS.contains(&kind) => {
+                let schema = entry.namespace().unwrap_or_default().to_vec();
+                Some(self.others.contains(&(kind.to_vec(), schema, tag)))
+            }
+            b"OPERATOR" | b"OPERATOR CLASS" | b"OPERATOR FAMILY" => {
+                let words = entry.drop_stmt()?.strip_prefix(b"DROP ")?;
+                // Perhaps it is only written in another way.
+                self.operators.contains(&without_blanks(words)).then_some(true)
+            }
             _ => None,
         }
     }
@@ -130,6 +153,72 @@ impl Present {
     pub(super) fn has_relation(&self, schema: &[u8], name: &[u8]) -> bool {
         self.relations.contains(&(schema.to_vec(), name.to_vec()))
     }
+}
+
+/// Kinds that [`others_sql`] asks for.
+const OTHERS: [&[u8]; 11] = [
+    b"COLLATION",
+    b"CONVERSION",
+    b"STATISTICS",
+    b"TEXT SEARCH CONFIGURATION",
+    b"TEXT SEARCH DICTIONARY",
+    b"TEXT SEARCH PARSER",
+    b"TEXT SEARCH TEMPLATE",
+    b"FOREIGN DATA WRAPPER",
+    b"SERVER",
+    b"SUBSCRIPTION",
+    b"ACCESS METHOD",
+];
+
+/// A query: kind, schema and name of objects of those kinds.
+fn others_sql(system: &str) -> String {
+    let of = |kind: &str, catalog: &str, prefix: &str| {
+        format!(
+            "SELECT '{kind}', n.nspname, o.{prefix}name FROM pg_catalog.{catalog} o \
+             JOIN pg_catalog.pg_namespace n ON n.oid = o.{prefix}namespace WHERE {system} UNION ALL "
+        )
+    };
+    [
+        of("COLLATION", "pg_collation", "coll"),
+        of("CONVERSION", "pg_conversion", "con"),
+        of("STATISTICS", "pg_statistic_ext", "stx"),
+        of("TEXT SEARCH CONFIGURATION", "pg_ts_config", "cfg"),
+        of("TEXT SEARCH DICTIONARY", "pg_ts_dict", "dict"),
+        of("TEXT SEARCH PARSER", "pg_ts_parser", "prs"),
+        of("TEXT SEARCH TEMPLATE", "pg_ts_template", "tmpl"),
+    ]
+    .concat()
+        + "SELECT 'FOREIGN DATA WRAPPER', '', fdwname FROM pg_catalog.pg_foreign_data_wrapper \
+           UNION ALL SELECT 'SERVER', '', srvname FROM pg_catalog.pg_foreign_server \
+           UNION ALL SELECT 'ACCESS METHOD', '', amname FROM pg_catalog.pg_am \
+           UNION ALL SELECT 'SUBSCRIPTION', '', s.subname FROM pg_catalog.pg_subscription s \
+           JOIN pg_catalog.pg_database d ON d.oid = s.subdbid \
+           WHERE d.datname = pg_catalog.current_database()"
+}
+
+/// A query: operators, operator classes and families in the words that pg_dump drops them with.
+fn operators_sql(system: &str) -> String {
+    let of = |kind: &str, catalog: &str, prefix: &str| {
+        format!(
+            " UNION ALL SELECT pg_catalog.format('OPERATOR {kind} %I.%I USING %I', n.nspname, \
+             o.{prefix}name, a.amname) FROM pg_catalog.{catalog} o \
+             JOIN pg_catalog.pg_am a ON a.oid = o.{prefix}method \
+             JOIN pg_catalog.pg_namespace n ON n.oid = o.{prefix}namespace WHERE {system}"
+        )
+    };
+    format!(
+        "SELECT pg_catalog.format('OPERATOR %I.%s(%s,%s)', n.nspname, o.oprname, \
+         coalesce(pg_catalog.format_type(nullif(o.oprleft, 0), NULL), 'NONE'), \
+         coalesce(pg_catalog.format_type(nullif(o.oprright, 0), NULL), 'NONE')) \
+         FROM pg_catalog.pg_operator o \
+         JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace WHERE {system}{}{}",
+        of("CLASS", "pg_opclass", "opc"),
+        of("FAMILY", "pg_opfamily", "opf"),
+    )
+}
+
+fn without_blanks(words: &[u8]) -> Vec<u8> {
+    words.iter().copied().filter(|byte| !matches!(byte, b' ' | b'\n' | b';')).collect()
 }
 
 /// A query: whether nothing is there but what every new database has, extensions included that the

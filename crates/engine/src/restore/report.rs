@@ -191,10 +191,3 @@ pub struct PhaseReport {
     /// How long it took.
     pub seconds: f64,
 }
-
-impl DatabaseReport {
-    /// Whether rows are missing.
-    pub fn lacks_rows(&self) -> bool {
-        self.tables.iter().any(|table| !table.complete || table.rows != table.expected_rows)
-    }
-}

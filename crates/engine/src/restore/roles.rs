@@ -172,7 +172,10 @@ impl RolesPlan {
             return Ok(report);
         }
         // Notices tell what was refused, but not what is as it should be.
-        db.run(DOING, "BEGIN; SET LOCAL client_min_messages = warning")?;
+        db.run(
+            DOING,
+            "BEGIN; SET LOCAL client_min_messages = warning; SET LOCAL synchronous_commit = on",
+        )?;
         db.connection.take_notices();
         for statement in statements(&self.sql)? {
             db.run(DOING, "SAVEPOINT one")?;
@@ -225,18 +228,18 @@ impl RolesPlan {
         Ok(())
     }
 
-    /// Becomes a member of the owners, where that is needed; gives the statements that undo it.
-    pub(super) fn join_owners(
+    /// How to become a member of the owners, where that is needed.
+    pub(super) fn joining(
         &self,
         db: &mut Db,
         facts: &TargetFacts,
-    ) -> Result<Vec<Vec<u8>>, RestoreError> {
+    ) -> Result<Joining, RestoreError> {
         let owners: Vec<Vec<u8>> = self.owners.iter().cloned().collect();
+        let mut joining = Joining::default();
         if facts.superuser || owners.is_empty() {
-            return Ok(Vec::new());
+            return Ok(joining);
         }
         let user = ident(&facts.user);
-        let mut undo = Vec::new();
         for role in lacking_membership(db, facts, &owners)? {
             let (role_name, role) = (literal(&role), ident(&role));
             let mut back = [b"REVOKE ", &role[..], b" FROM ", &user].concat();
@@ -247,11 +250,29 @@ impl RolesPlan {
                     back = [b"GRANT ", &role[..], b" TO ", &user, old.as_bytes()].concat();
                 }
             }
-            let sql = [b"GRANT ", &role[..], b" TO ", &user, options.as_bytes()].concat();
-            db.run("becoming a member of an owner", sql)?;
-            undo.push(back);
+            let grant = [b"GRANT ", &role[..], b" TO ", &user, options.as_bytes()].concat();
+            joining.0.push((grant, back));
         }
-        Ok(undo)
+        Ok(joining)
+    }
+}
+
+/// Memberships that are for the restore only: statements that begin and end each.
+#[derive(Debug, Default)]
+pub(super) struct Joining(Vec<(Vec<u8>, Vec<u8>)>);
+
+impl Joining {
+    /// Becomes a member. To repeat it changes nothing.
+    pub(super) fn join(&self, db: &mut Db) -> Result<(), RestoreError> {
+        for (grant, _) in &self.0 {
+            db.run("becoming a member of an owner", grant)?;
+        }
+        Ok(())
+    }
+
+    /// The statements that undo it.
+    pub(super) fn undo(&self) -> Vec<Vec<u8>> {
+        self.0.iter().map(|(_, back)| back.clone()).collect()
     }
 }
 
@@ -272,11 +293,13 @@ fn own_grant(db: &mut Db, role: &[u8]) -> Result<Option<String>, RestoreError> {
 }
 
 /// Ends memberships that were only for the restore.
-pub(super) fn leave_owners(db: &mut Db, statements: &[Vec<u8>]) -> Result<(), RestoreError> {
-    for statement in statements {
-        db.run("ending a membership", statement)?;
-    }
-    Ok(())
+pub(super) fn leave_owners(
+    db: &mut Db,
+    statements: &BTreeSet<Vec<u8>>,
+) -> Result<(), RestoreError> {
+    let ended = statements.iter().map(|statement| db.run("ending a membership", statement));
+    // Each is tried; the first error is told.
+    ended.fold(Ok(()), Result::and)
 }
 
 fn created_role(statement: &Statement<'_>) -> Option<Vec<u8>> {

@@ -1,7 +1,9 @@
 //! The restore itself, database by database.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use flexkeep_vault::Vault;
 use flexkeep_vault::manifest::Manifest;
@@ -12,7 +14,7 @@ use super::finish::{self, Finish};
 use super::graph::Graph;
 use super::guard::Guard;
 use super::journal;
-use super::lanes::{self, Outcome, Shop};
+use super::lanes::{self, DatabaseWork, Outcome};
 use super::leftovers;
 use super::options::RestoreOptions;
 use super::parts::{Role, desc, name_of};
@@ -20,9 +22,11 @@ use super::report::{
     DatabaseAction, DatabaseReport, PhaseReport, RestoreReport, RestoreStatus, RolesReport,
     Skipped, TableReport,
 };
+use super::roles::{Joining, RolesPlan};
 use super::statement::Dialect;
-use super::target::{Db, Target, TargetFacts, literal, number};
-use super::{Prepared, existing, roles, unlogged};
+use super::target::{Db, Target, TargetFacts, number};
+use super::unlogged::{self, Look};
+use super::{Prepared, existing, roles};
 use crate::error::chain;
 use crate::export::DamagedObject;
 use crate::progress::Progress;
@@ -35,6 +39,12 @@ const MOST_MEMORY: u64 = 4 << 30;
 /// Crashes of the target during one restore of a database after which it still goes on by itself.
 const CRASHES: usize = 3;
 
+/// How long the target may recover from one.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// How long the target may be silent when memberships are ended.
+const LEAVING: Duration = Duration::from_secs(20);
+
 /// What is left to do after every restore of rows.
 const GATHER_STATISTICS: &str = "gather statistics for the planner: vacuumdb --analyze-in-stages, or \
      ANALYZE in each database";
@@ -43,7 +53,7 @@ const GATHER_STATISTICS: &str = "gather statistics for the planner: vacuumdb --a
 const PUBLIC_IS_CLOSED: u32 = 15;
 
 /// What all databases have in common.
-pub(super) struct Scene<'a> {
+pub(super) struct RestoreRun<'a> {
     pub(super) vault: &'a Vault,
     pub(super) manifest: &'a Manifest,
     pub(super) target: &'a Target,
@@ -61,65 +71,73 @@ struct Worked<'i, 'a> {
     outcome: Outcome,
     held: Vec<Skipped>,
     phases: Vec<PhaseReport>,
+    /// Whether anything on the target has been changed for it.
+    changed: bool,
+    /// Statements that end the memberships which are for the restore only, those of earlier runs too.
+    undo: HashSet<Vec<u8>>,
 }
 
 /// Restores all databases, and tells what is there.
 pub(super) fn all(
-    scene: &Scene<'_>,
+    run: &RestoreRun<'_>,
     prepared: Prepared<'_>,
     started: Instant,
 ) -> Result<RestoreReport, RestoreError> {
     let Prepared { items, facts, roles, .. } = &prepared;
-    let mut db = scene.target.open_any(&[])?;
-    db.prepare(None, scene.target.stall)?;
-    scene.progress.phase("roles");
-    let mut roles_report = roles.make(&mut db, facts)?;
-    roles_report.refused.sort();
-    let joined = roles.join_owners(&mut db, facts)?;
-    drop(db);
-    let mut worked = Vec::new();
+    let mut made = None;
+    let mut worked: Vec<Worked<'_, '_>> = Vec::new();
     for item in items.iter().filter(|item| item.action != DatabaseAction::Finished) {
-        let one = work(scene, facts, item, &joined);
-        let goes_on = one.outcome.fatal.is_none() && !scene.progress.is_cancelled();
+        let mut one = work(run, facts, item, roles, &mut made);
+        if worked.is_empty()
+            && !one.changed
+            && let Some(error) = one.outcome.fatal.take()
+        {
+            return Err(super::or_cancelled(error, run.progress));
+        }
+        let goes_on = one.outcome.fatal.is_none() && !run.progress.is_cancelled();
         worked.push(one);
         if !goes_on {
             break;
         }
     }
     let begun = worked.len();
+    if worked.is_empty() {
+        made = Some(make_roles(run, facts, roles)?);
+    }
+    let mut roles_report = made.map(|made| made.report).unwrap_or_default();
     let complete = worked.iter().all(|one| status(one) != RestoreStatus::Incomplete)
-        && !scene.progress.is_cancelled();
-    let mut all_joined = joined;
+        && !run.progress.is_cancelled();
     let mut held = None;
     if complete {
-        let so_far = so_far(scene, &worked, &roles_report, &prepared.roles.notes, started);
-        held = (scene.before_end)(&so_far).err();
+        let so_far = so_far(run, &worked, &roles_report, &prepared.roles.notes, started);
+        held = (run.before_end)(&so_far).err();
     }
     if let (Some(error), Some(first)) = (held.take(), worked.first_mut()) {
         first.outcome.fatal = Some(error);
     } else if complete {
         for one in &mut worked {
-            scene.progress.phase(&format!("{}: finishing", one.item.name));
-            let left = finish(scene, facts, one);
-            all_joined.extend(left);
+            run.progress.phase(&format!("{}: finishing", one.item.name));
+            finish(run, facts, one);
         }
-        all_joined.sort();
-        all_joined.dedup();
     }
-    scene.guard.watch(None);
-    if complete && worked.iter().all(|one| one.outcome.fatal.is_none()) {
-        leave_owners(scene, &all_joined, &mut roles_report);
-    }
+    run.guard.watch(None);
+    // Whatever came of it: who continues joins them again.
+    let undo: BTreeSet<Vec<u8>> = worked.iter().flat_map(|one| one.undo.clone()).collect();
+    leave_owners(run, &undo, &mut roles_report);
     let unbegun = items.iter().filter(|item| item.action != DatabaseAction::Finished).skip(begun);
     let not_begun = unbegun.map(|item| item.name.clone()).collect();
-    end(scene, worked, roles_report, &prepared.roles.notes, not_begun, started)
+    end(run, worked, roles_report, &prepared.roles.notes, not_begun, started)
 }
 
-fn leave_owners(scene: &Scene<'_>, joined: &[Vec<u8>], report: &mut RolesReport) {
-    if joined.is_empty() {
+/// Ends memberships that are for the restore only, also when the rest was told to stop.
+fn leave_owners(run: &RestoreRun<'_>, undo: &BTreeSet<Vec<u8>>, report: &mut RolesReport) {
+    if undo.is_empty() {
         return;
     }
-    let left = scene.target.open_any(&[]).and_then(|mut db| roles::leave_owners(&mut db, joined));
+    let stall = run.target.stall.min(LEAVING);
+    let stop = Arc::new(AtomicBool::new(false));
+    let target = Target { config: run.target.config.clone(), stall, stop };
+    let left = target.open_any(&[]).and_then(|mut db| roles::leave_owners(&mut db, undo));
     if let Err(error) = left {
         report.refused.push(format!("memberships for the restore only stay: {}", chain(&error)));
     }
@@ -127,15 +145,15 @@ fn leave_owners(scene: &Scene<'_>, joined: &[Vec<u8>], report: &mut RolesReport)
 
 /// The report, or the error that carries it.
 fn end(
-    scene: &Scene<'_>,
+    run: &RestoreRun<'_>,
     worked: Vec<Worked<'_, '_>>,
     roles: RolesReport,
     notes: &[String],
     not_begun: Vec<String>,
     started: Instant,
 ) -> Result<RestoreReport, RestoreError> {
-    let mut report = so_far(scene, &worked, &roles, notes, started);
-    if !not_begun.is_empty() || scene.progress.is_cancelled() {
+    let mut report = so_far(run, &worked, &roles, notes, started);
+    if !not_begun.is_empty() || run.progress.is_cancelled() {
         report.status = RestoreStatus::Incomplete;
     }
     report.not_begun = not_begun;
@@ -143,7 +161,7 @@ fn end(
     if status == RestoreStatus::Incomplete {
         report.to_do.retain(|to_do| to_do != GATHER_STATISTICS);
     }
-    if scene.progress.is_cancelled() && status == RestoreStatus::Incomplete {
+    if run.progress.is_cancelled() && status == RestoreStatus::Incomplete {
         return Err(RestoreError::Cancelled { report: Some(Box::new(report)) });
     }
     if status != RestoreStatus::Incomplete {
@@ -159,17 +177,18 @@ fn end(
         // The other one's report is what counts.
         return Err(RestoreError::Busy { database });
     }
+    let may_pass = objects.is_empty() && fatal.as_ref().is_some_and(RestoreError::may_pass);
     let cause = match fatal {
         Some(error) => chain(&error),
         None if !objects.is_empty() => damaged(&objects, false),
         None => "rows are missing".to_owned(),
     };
-    Err(RestoreError::Incomplete { cause, report: Box::new(report), damaged: objects })
+    Err(RestoreError::Incomplete { cause, report: Box::new(report), damaged: objects, may_pass })
 }
 
 /// What is there by now.
 fn so_far(
-    scene: &Scene<'_>,
+    run: &RestoreRun<'_>,
     worked: &[Worked<'_, '_>],
     roles: &RolesReport,
     notes: &[String],
@@ -180,17 +199,17 @@ fn so_far(
     let mut to_do: Vec<String> = notes.to_vec();
     to_do.extend(roles.refused.iter().map(|refused| format!("a role: {refused}")));
     to_do.extend(
-        scene.manifest.losses.iter().map(|loss| {
+        run.manifest.losses.iter().map(|loss| {
             format!("not in the backup: {} {}: {}", loss.count, loss.kind, loss.reason)
         }),
     );
-    if status != RestoreStatus::Incomplete && scene.options.data() {
+    if status != RestoreStatus::Incomplete && run.options.data() {
         to_do.push(GATHER_STATISTICS.to_owned());
     }
     RestoreReport {
         status,
-        backup: scene.manifest.backup.clone(),
-        target: scene.target.config.describe(),
+        backup: run.manifest.backup.clone(),
+        target: run.target.config.describe(),
         duration_seconds: started.elapsed().as_secs_f64(),
         roles: roles.clone(),
         databases,
@@ -200,155 +219,188 @@ fn so_far(
 }
 
 fn work<'i, 'a>(
-    scene: &Scene<'_>,
+    run: &RestoreRun<'_>,
     facts: &TargetFacts,
     item: &'i Item<'a>,
-    joined: &[Vec<u8>],
+    roles: &RolesPlan,
+    made: &mut Option<RolesMade>,
 ) -> Worked<'i, 'a> {
     let outcome = Outcome::default();
-    let mut worked = Worked { item, outcome, held: Vec::new(), phases: Vec::new() };
-    if let Err(error) = try_work(scene, facts, item, joined, &mut worked) {
+    let (held, phases) = (Vec::new(), Vec::new());
+    let changed = item.has_journal;
+    let mut worked = Worked { item, outcome, held, phases, changed, undo: HashSet::new() };
+    if let Err(error) = try_work(run, facts, roles, made, &mut worked) {
         worked.outcome.fatal.get_or_insert(error);
     }
     worked
 }
 
 fn try_work(
-    scene: &Scene<'_>,
+    run: &RestoreRun<'_>,
     facts: &TargetFacts,
-    item: &Item<'_>,
-    joined: &[Vec<u8>],
+    roles: &RolesPlan,
+    made: &mut Option<RolesMade>,
     worked: &mut Worked<'_, '_>,
 ) -> Result<(), RestoreError> {
-    scene.progress.phase(&format!("{}: beginning", item.name));
+    let item = worked.item;
+    run.progress.phase(&format!("{}: beginning", item.name));
     if item.action.creates() {
-        finish::create_database(scene.target, facts, item, scene.options.owners)?;
+        finish::create_database(run.target, facts, item, &mut worked.changed)?;
     }
-    let mut control = open_control(scene, item)?;
-    scene.guard.watch(Some(&item.name));
+    let mut control = open_control(run, item)?;
+    run.guard.watch(Some(&item.name));
     if !item.has_journal {
-        begin(scene, facts, item, joined, &mut control)?;
+        begin(run, facts, item, &mut control)?;
+        worked.changed = true;
+    }
+    let made = match made {
+        Some(made) => made,
+        None => made.insert(make_roles(run, facts, roles)?),
+    };
+    journal::note_joining(&mut control, &made.joining.undo())?;
+    // Only now that the journal says how to undo it.
+    worked.undo = journal::joined(&mut control)?;
+    made.joining.join(&mut control)?;
+    if run.options.owners {
+        finish::give_to_owner(&mut control, item)?;
     }
     worked.outcome.done = journal::read(&mut control)?;
-    with_shop(scene, facts, item, &mut control, |shop, control| {
-        phases(scene, shop, worked);
-        again_after_crash(scene, facts, shop, control, worked)?;
-        last_phases(scene, shop, worked);
-        Ok(())
-    })?;
+    load(run, facts, &mut control, worked)?;
     // It held the lock until here.
     control.connection.close();
     Ok(())
 }
 
-/// Gives `work` what lanes need.
-fn with_shop(
-    scene: &Scene<'_>,
+/// What became of roles.
+struct RolesMade {
+    report: RolesReport,
+    joining: Joining,
+}
+
+/// Makes the roles that are missing, once the first database is begun: until then the server may
+/// still refuse what is asked, and nothing has changed.
+fn make_roles(
+    run: &RestoreRun<'_>,
     facts: &TargetFacts,
-    item: &Item<'_>,
+    roles: &RolesPlan,
+) -> Result<RolesMade, RestoreError> {
+    let mut db = run.target.open_any(&[])?;
+    db.prepare(None, run.target.stall)?;
+    run.progress.phase("roles");
+    let mut report = roles.make(&mut db, facts)?;
+    report.refused.sort();
+    let joining = roles.joining(&mut db, facts)?;
+    Ok(RolesMade { report, joining })
+}
+
+/// Loads all that is not there, and once more after each crash of the target, which takes the last
+/// commits with it. When this ends well, `control` has lived since it was last read what is done.
+fn load(
+    run: &RestoreRun<'_>,
+    facts: &TargetFacts,
     control: &mut Db,
-    work: impl FnOnce(&Shop<'_>, &mut Db) -> Result<(), RestoreError>,
+    worked: &mut Worked<'_, '_>,
 ) -> Result<(), RestoreError> {
-    let settings = settings(scene, facts, control)?;
-    let dialect = Dialect {
-        owners: scene.options.owners,
-        superuser: facts.superuser,
-        tablespaces: &facts.tablespaces,
-    };
-    let shop = Shop {
-        target: scene.target,
-        database: &item.name,
-        vault: scene.vault,
-        parts: &item.parts,
-        dialect: &dialect,
-        progress: scene.progress,
-        settings: &settings,
-    };
-    work(&shop, control)
+    for _ in 0..=CRASHES {
+        let lost = unlogged::lost(control, worked.item, &worked.outcome.done, Look::Count)?;
+        let replica = !lost.is_nothing() && existing::replica_allowed(facts, control)?;
+        if !lost.is_nothing() {
+            unlogged::forget(control, &mut worked.outcome.done, &lost, replica)?;
+        }
+        let mut settings = settings(run, facts, control)?;
+        if replica {
+            // Triggers may be there by now.
+            settings.push_str("SET session_replication_role = replica;");
+        }
+        let dialect = Dialect {
+            owners: run.options.owners,
+            superuser: facts.superuser,
+            tablespaces: &facts.tablespaces,
+        };
+        let db_work = DatabaseWork {
+            target: run.target,
+            database: &worked.item.name,
+            vault: run.vault,
+            parts: &worked.item.parts,
+            dialect: &dialect,
+            progress: run.progress,
+            settings: &settings,
+        };
+        phases(run, &db_work, worked);
+        last_phases(run, &db_work, worked);
+        if worked.outcome.fatal.is_some() || run.progress.is_cancelled() {
+            return Ok(());
+        }
+        if lives(control) && !worked.outcome.lost {
+            return Ok(());
+        }
+        tracing::warn!("the target has lost the session of the restore; looking what is there");
+        if !lives(control) {
+            *control = open_again(run, worked.item)?;
+        }
+        worked.outcome.begin_again(journal::read(control)?);
+    }
+    Err(RestoreError::Crashes { database: worked.item.name.clone() })
+}
+
+fn lives(db: &mut Db) -> bool {
+    db.connection.is_usable() && db.run("asking for a sign of life", "SELECT").is_ok()
 }
 
 /// Does one phase, unless something has ended the work.
 fn phase<'i, 'a>(
-    scene: &Scene<'_>,
+    run: &RestoreRun<'_>,
     name: &'static str,
     worked: &mut Worked<'i, 'a>,
     work: &mut dyn FnMut(&mut Worked<'i, 'a>),
 ) {
-    if worked.outcome.fatal.is_some() || scene.progress.is_cancelled() {
+    if worked.outcome.has_ended() || run.progress.is_cancelled() {
         return;
     }
-    scene.progress.phase(&format!("{}: {name}", worked.item.name));
+    run.progress.phase(&format!("{}: {name}", worked.item.name));
     let started = Instant::now();
     work(worked);
-    worked.phases.push(PhaseReport { phase: name, seconds: started.elapsed().as_secs_f64() });
+    let seconds = started.elapsed().as_secs_f64();
+    match worked.phases.iter_mut().find(|one| one.phase == name) {
+        Some(earlier) => earlier.seconds += seconds,
+        None => worked.phases.push(PhaseReport { phase: name, seconds }),
+    }
 }
 
 /// Definitions, rows, and what waits for them.
-fn phases(scene: &Scene<'_>, shop: &Shop<'_>, worked: &mut Worked<'_, '_>) {
+fn phases(run: &RestoreRun<'_>, db_work: &DatabaseWork<'_>, worked: &mut Worked<'_, '_>) {
     let item = worked.item;
-    phase(scene, "definitions", worked, &mut |worked| {
+    phase(run, "definitions", worked, &mut |worked| {
+        lanes::give_again(db_work, &mut worked.outcome);
         let places = item.selection.places(&[Role::Definition]);
-        lanes::one_by_one(shop, &places, &mut worked.outcome);
+        lanes::one_by_one(db_work, &places, &mut worked.outcome);
     });
-    phase(scene, "data and indexes", worked, &mut |worked| {
-        main_graph(scene, shop, worked);
+    phase(run, "data and indexes", worked, &mut |worked| {
+        main_graph(run, db_work, worked);
     });
-}
-
-/// Loads again what a crash of the target has emptied. Triggers may be there by now; where that is
-/// allowed they do not fire.
-fn again_after_crash(
-    scene: &Scene<'_>,
-    facts: &TargetFacts,
-    shop: &Shop<'_>,
-    control: &mut Db,
-    worked: &mut Worked<'_, '_>,
-) -> Result<(), RestoreError> {
-    for _ in 0..CRASHES {
-        if status(worked) == RestoreStatus::Incomplete || scene.progress.is_cancelled() {
-            return Ok(());
-        }
-        if !control.connection.is_usable()
-            || control.run("asking for a sign of life", "SELECT").is_err()
-        {
-            *control = open_control(scene, worked.item)?;
-        }
-        let lost = unlogged::lost(control, worked.item, &worked.outcome.done)?;
-        if lost.is_empty() {
-            return Ok(());
-        }
-        journal::forget(control, &mut worked.outcome.done, &lost)?;
-        let mut settings = shop.settings.to_owned();
-        if existing::replica_allowed(facts, control)? {
-            settings.push_str("SET session_replication_role = replica;");
-        }
-        let shop = Shop { settings: &settings, ..*shop };
-        main_graph(scene, &shop, worked);
-    }
-    Ok(())
 }
 
 /// What comes when all rows are there.
-fn last_phases(scene: &Scene<'_>, shop: &Shop<'_>, worked: &mut Worked<'_, '_>) {
+fn last_phases(run: &RestoreRun<'_>, db_work: &DatabaseWork<'_>, worked: &mut Worked<'_, '_>) {
     let item = worked.item;
-    if status(worked) == RestoreStatus::Incomplete {
+    if worked.outcome.lost || status(worked) == RestoreStatus::Incomplete {
         return;
     }
-    phase(scene, "rights", worked, &mut |worked| {
+    phase(run, "rights", worked, &mut |worked| {
         let places = item.selection.places(&[Role::Acl]);
-        lanes::one_by_one(shop, &places, &mut worked.outcome);
+        lanes::one_by_one(db_work, &places, &mut worked.outcome);
     });
-    phase(scene, "materialised views", worked, &mut |worked| {
+    phase(run, "materialised views", worked, &mut |worked| {
         let places = item.selection.places(&[Role::Refresh]);
         if places.is_empty() {
             return;
         }
         let mut graph = Graph::new(&item.parts, &places, &worked.outcome.done);
-        lanes::run(shop, scene.options.lanes, &mut graph, &mut worked.outcome);
+        lanes::run(db_work, run.options.lanes, &mut graph, &mut worked.outcome);
     });
 }
 
-fn main_graph(scene: &Scene<'_>, shop: &Shop<'_>, worked: &mut Worked<'_, '_>) {
+fn main_graph(run: &RestoreRun<'_>, db_work: &DatabaseWork<'_>, worked: &mut Worked<'_, '_>) {
     let item = worked.item;
     let entries = item.parts.entries();
     let places = item.selection.places(&[Role::Data, Role::After]);
@@ -361,13 +413,13 @@ fn main_graph(scene: &Scene<'_>, shop: &Shop<'_>, worked: &mut Worked<'_, '_>) {
         }
         if let Some(data) = item.parts.data_of(entry) {
             let there = graph.loaded(index).map(|chunk| u64::from(data.chunks[chunk].raw_bytes));
-            scene.progress.done(there.sum());
+            run.progress.done(there.sum());
             if graph.is_done(index) {
-                scene.progress.object_done();
+                run.progress.object_done();
             }
         }
     }
-    lanes::run(shop, scene.options.lanes, &mut graph, &mut worked.outcome);
+    lanes::run(db_work, run.options.lanes, &mut graph, &mut worked.outcome);
     let held = graph.held().map(|node| Skipped {
         object: name_of(&entries[node.place]),
         reason: "it waits for rows that are not there".to_owned(),
@@ -376,38 +428,48 @@ fn main_graph(scene: &Scene<'_>, shop: &Shop<'_>, worked: &mut Worked<'_, '_>) {
 }
 
 /// The connection that holds the lock of a database.
-fn open_control(scene: &Scene<'_>, item: &Item<'_>) -> Result<Db, RestoreError> {
-    let mut control = scene.target.open_patient(&item.name)?;
-    control.prepare(Some(&item.parts.summary.encoding), scene.target.stall)?;
+fn open_control(run: &RestoreRun<'_>, item: &Item<'_>) -> Result<Db, RestoreError> {
+    let mut control = run.target.open_patient(&item.name)?;
+    control.prepare(Some(&item.parts.summary.encoding), run.target.stall)?;
     leftovers::lock(&mut control)?;
     Ok(control)
 }
 
+/// The same when the server may still be recovering from a crash.
+fn open_again(run: &RestoreRun<'_>, item: &Item<'_>) -> Result<Db, RestoreError> {
+    let until = Instant::now() + RECOVERY;
+    loop {
+        match open_control(run, item) {
+            Err(error)
+                if error.may_pass()
+                    && Instant::now() < until
+                    && !run.target.stop.load(Ordering::Acquire) =>
+            {
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Clears away what is in the way and makes the journal, in one transaction.
 fn begin(
-    scene: &Scene<'_>,
+    run: &RestoreRun<'_>,
     facts: &TargetFacts,
     item: &Item<'_>,
-    joined: &[Vec<u8>],
     control: &mut Db,
 ) -> Result<(), RestoreError> {
-    let mut sql = b"BEGIN;".to_vec();
+    // On the disk before anything depends on it: what was made before it is then there too.
+    let mut sql = b"BEGIN; SET LOCAL synchronous_commit = on;".to_vec();
     if item.action == DatabaseAction::UseAndDrop {
-        sql.extend_from_slice(&existing::clear_sql(item, scene.options));
+        sql.extend_from_slice(&existing::clear_sql(item, run.options));
     }
-    let dumped_by = parse_major(&scene.manifest.source.pg_dump).unwrap_or_default();
+    let dumped_by = parse_major(&run.manifest.source.pg_dump).unwrap_or_default();
     if item.fresh && facts.major() < PUBLIC_IS_CLOSED && dumped_by >= PUBLIC_IS_CLOSED {
         // What was revoked before is not in such a dump, and what was not is granted by it.
         sql.extend_from_slice(b"REVOKE CREATE ON SCHEMA public FROM PUBLIC;");
     }
     sql.extend_from_slice(journal::create_sql(&item.identity, item.fresh).as_bytes());
-    for role in joined {
-        sql.extend_from_slice(
-            format!("INSERT INTO {}.granted VALUES (", journal::SCHEMA).as_bytes(),
-        );
-        sql.extend_from_slice(&literal(role));
-        sql.extend_from_slice(b");");
-    }
     sql.extend_from_slice(b"COMMIT");
     let result = control.run("beginning the restore", sql);
     if result.is_err() && control.connection.is_usable() {
@@ -418,7 +480,11 @@ fn begin(
 }
 
 /// Settings of the lanes besides those of every session.
-fn settings(scene: &Scene<'_>, facts: &TargetFacts, db: &mut Db) -> Result<String, RestoreError> {
+fn settings(
+    run: &RestoreRun<'_>,
+    facts: &TargetFacts,
+    db: &mut Db,
+) -> Result<String, RestoreError> {
     let rows = db.rows(
         "asking for memory settings",
         "SELECT pg_catalog.pg_size_bytes(pg_catalog.current_setting('shared_buffers')), \
@@ -427,51 +493,64 @@ fn settings(scene: &Scene<'_>, facts: &TargetFacts, db: &mut Db) -> Result<Strin
     let (buffers, now): (u64, u64) =
         rows.first().map_or((0, 0), |row| (number(row, 0), number(row, 1)));
     // Shared buffers are a quarter of the memory of most servers; half as much again is free.
-    let memory = (buffers / 2).clamp(LEAST_MEMORY, MOST_MEMORY) / scene.options.lanes as u64;
+    let memory = (buffers / 2).clamp(LEAST_MEMORY, MOST_MEMORY) / run.options.lanes as u64;
     let mut sql = String::new();
     if memory > now {
         sql.push_str(&format!("SET maintenance_work_mem = '{}kB';", memory >> 10));
     }
-    if !scene.options.definitions() && existing::replica_allowed(facts, db)? {
+    if !run.options.definitions() && existing::replica_allowed(facts, db)? {
         sql.push_str("SET session_replication_role = replica;");
     }
     Ok(sql)
 }
 
-fn finish(scene: &Scene<'_>, facts: &TargetFacts, worked: &mut Worked<'_, '_>) -> Vec<Vec<u8>> {
+fn finish(run: &RestoreRun<'_>, facts: &TargetFacts, worked: &mut Worked<'_, '_>) {
     let item = worked.item;
-    let opened = open_control(scene, item).and_then(|mut control| {
-        // It may have crashed while other databases were restored.
-        with_shop(scene, facts, item, &mut control, |shop, control| {
-            again_after_crash(scene, facts, shop, control, worked)
-        })?;
+    let opened = open_control(run, item).and_then(|mut control| {
+        look_again(run, facts, &mut control, worked)?;
         Ok(control)
     });
     let mut control = match opened {
         Ok(control) => control,
         Err(error) => {
             worked.outcome.fatal = Some(error);
-            return Vec::new();
+            return;
         }
     };
     if status(worked) == RestoreStatus::Incomplete {
-        return Vec::new();
+        return;
     }
     let mut finish = Finish {
         item: worked.item,
         facts,
-        options: scene.options,
+        options: run.options,
         control: &mut control,
         failures: Vec::new(),
-        joined: Vec::new(),
     };
     let result = finish.run();
-    let (failures, joined) = (finish.failures, finish.joined);
+    let failures = finish.failures;
     worked.outcome.failures.extend(failures);
     if let Err(error) = result {
         worked.outcome.fatal = Some(error);
     }
-    joined
+}
+
+/// It may have crashed since its database was loaded, while others were. Its last transaction waits
+/// for the disk, in this same session: so what is there now is there for good.
+fn look_again(
+    run: &RestoreRun<'_>,
+    facts: &TargetFacts,
+    control: &mut Db,
+    worked: &mut Worked<'_, '_>,
+) -> Result<(), RestoreError> {
+    let there = journal::read(control)?;
+    let whole = worked.outcome.done.is_within(&there)
+        && unlogged::lost(control, worked.item, &there, Look::Any)?.is_nothing();
+    if whole {
+        return Ok(());
+    }
+    worked.outcome.begin_again(there);
+    load(run, facts, control, worked)
 }
 
 /// How far a database is.

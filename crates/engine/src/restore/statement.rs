@@ -6,7 +6,7 @@ use flexkeep_pg_archive::Entry;
 
 use super::parts::{desc, is_large_object};
 use super::sql::statements;
-use super::target::ident;
+use super::target::{ident, lossy};
 
 /// Relation kind of a partitioned table.
 const PARTITIONED: i32 = b'p' as i32;
@@ -175,6 +175,15 @@ pub(super) fn qualified(entry: &Entry) -> Vec<u8> {
     match entry.namespace() {
         Some(schema) if !schema.is_empty() => [ident(schema), name].join(&b'.'),
         _ => name,
+    }
+}
+
+/// The large objects that an entry makes.
+pub(super) fn made_objects(entry: &Entry) -> Vec<u32> {
+    match desc(entry) {
+        b"BLOB METADATA" => oids(entry),
+        b"BLOB" => lossy(entry.tag().unwrap_or_default()).parse().into_iter().collect(),
+        _ => Vec::new(),
     }
 }
 

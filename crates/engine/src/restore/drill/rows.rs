@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 
+use flexkeep_pg_archive::Entry;
 use flexkeep_vault::Vault;
 use flexkeep_vault::manifest::DatabaseSummary;
 
 use super::super::error::RestoreError;
-use super::super::parts::{Parts, desc, name_of};
+use super::super::parts::{Parts, by_target, name_of};
 use super::super::statement::qualified;
-use super::super::target::{Db, number};
+use super::super::target::{Db, failed, number};
 use super::DrillReport;
 use crate::progress::Progress;
 
@@ -27,29 +28,25 @@ pub(super) fn count(
 ) -> Result<(), RestoreError> {
     let parts = Parts::read(vault, summary)?;
     let of_extensions = tables_of_extensions(db)?;
-    for entry in parts.entries().iter().filter(|entry| desc(entry) == b"TABLE DATA") {
+    for group in by_target(parts.entries().iter()).into_values() {
         progress.check_cancelled(RestoreError::Cancelled { report: None })?;
-        let Some(data) = parts.data_of(entry) else { continue };
-        let name = (entry.namespace().unwrap_or_default(), entry.tag().unwrap_or_default());
-        if of_extensions.contains(&(name.0.to_vec(), name.1.to_vec())) {
+        let is_of_extension = |entry: &&Entry| {
+            let (schema, name) = (entry.namespace(), entry.tag());
+            let name = (schema.unwrap_or_default().to_vec(), name.unwrap_or_default().to_vec());
+            of_extensions.contains(&name)
+        };
+        if group.iter().any(is_of_extension) {
             continue;
         }
-        let sql = [b"SELECT pg_catalog.count(*) FROM ONLY ", &qualified(entry)[..]].concat();
-        let rows = match db.connection.query(sql) {
-            Ok(rows) => rows.first().map_or(0, |row| number::<u64>(row, 0)),
-            Err(error) if error.server().is_some() && !error.is_transient() => {
-                report.problems.push(format!("{} cannot be counted: {error}", name_of(entry)));
-                continue;
-            }
-            Err(error) => return Err(super::super::target::failed(DOING, &db.name, error)),
-        };
-        report.tables += 1;
-        report.rows += rows;
-        if rows != data.rows {
-            let table = name_of(entry);
-            report
-                .problems
-                .push(format!("{table}: {rows} are there, the backup has {}", data.rows));
+        let expected: u64 =
+            group.iter().filter_map(|entry| parts.data_of(entry)).map(|data| data.rows).sum();
+        let Some(there) = rows_of(&group, db, report)? else { continue };
+        report.tables += group.len() as u64;
+        report.rows += there;
+        if there != expected {
+            let names: Vec<String> = group.iter().map(|entry| name_of(entry)).collect();
+            let tables = names.join(", ");
+            report.problems.push(format!("{tables}: {there} are there, the backup has {expected}"));
         }
     }
     let objects = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata";
@@ -62,6 +59,27 @@ pub(super) fn count(
         ));
     }
     Ok(())
+}
+
+/// How many rows these tables have together; `None` if one can't be counted, which is a problem.
+fn rows_of(
+    tables: &[&Entry],
+    db: &mut Db,
+    report: &mut DrillReport,
+) -> Result<Option<u64>, RestoreError> {
+    let mut sum = 0;
+    for entry in tables {
+        let sql = [b"SELECT pg_catalog.count(*) FROM ONLY ", &qualified(entry)[..]].concat();
+        match db.connection.query(sql) {
+            Ok(rows) => sum += rows.first().map_or(0, |row| number::<u64>(row, 0)),
+            Err(error) if error.server().is_some() && !error.is_transient() => {
+                report.problems.push(format!("{} cannot be counted: {error}", name_of(entry)));
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(DOING, &db.name, error)),
+        }
+    }
+    Ok(Some(sum))
 }
 
 /// Tables that belong to extensions: they also have the rows that come with the extension.
