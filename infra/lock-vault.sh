@@ -1,7 +1,8 @@
 #!/bin/bash
 # lock-vault.sh: locks the write-once policy of the vault, which Bicep cannot do. `azd provision` runs
 # it each time; it does something only where FLEXKEEP_VAULT_IMMUTABILITY is `locked` and the policy is
-# not locked yet. It takes what the deployment put out:
+# not locked yet. Then it takes note for the template (with azd; else it says so). It takes what the
+# deployment put out:
 #   FLEXKEEP_VAULT_IMMUTABILITY, FLEXKEEP_VAULT_SUBSCRIPTION, FLEXKEEP_VAULT_GROUP, FLEXKEEP_VAULT_ACCOUNT
 # and FLEXKEEP_VAULT_LOCK, the name of the account once more, as this cannot be undone.
 set -euo pipefail
@@ -21,11 +22,22 @@ policy() {
 found=$(policy show --query '[state, to_string(immutabilityPeriodSinceCreationInDays), etag]' --output tsv)
 read -r state days etag <<<"$(tr '\n' ' ' <<<"$found")"
 if ! [ "${days:-0}" -ge 1 ] 2>/dev/null || [ -z "${etag:-}" ]; then
-  die "the container vault of $FLEXKEEP_VAULT_ACCOUNT has no policy to lock; deploy with vaultImmutability 'unlocked' first"
+  die "the container vault of $FLEXKEEP_VAULT_ACCOUNT has no policy to lock; deploy with vaultPolicyIsLocked = false, which makes one"
 fi
+# From now on the template must leave the policy alone: it cannot be written any more.
+remember() {
+  [ "${FLEXKEEP_VAULT_POLICY_IS_LOCKED:-}" != true ] || return 0
+  if [ -n "${AZURE_ENV_NAME:-}" ] && command -v azd >/dev/null; then
+    azd env set FLEXKEEP_VAULT_POLICY_IS_LOCKED true --environment "$AZURE_ENV_NAME" ||
+      die "the policy is locked, but azd does not take note; azd env set FLEXKEEP_VAULT_POLICY_IS_LOCKED true"
+  else
+    printf 'lock-vault: from now on deploy with the parameter vaultPolicyIsLocked = true\n'
+  fi
+}
 case $state in
 Locked)
   printf 'lock-vault: the policy of %s is locked: %s days\n' "$FLEXKEEP_VAULT_ACCOUNT" "$days"
+  remember
   exit 0
   ;;
 Unlocked) ;;
@@ -39,3 +51,4 @@ To lock it, set FLEXKEEP_VAULT_LOCK=$FLEXKEEP_VAULT_ACCOUNT (azd env set ...) an
 fi
 policy lock --if-match "$etag" --output none
 printf 'lock-vault: the policy of %s is locked now: %s days\n' "$FLEXKEEP_VAULT_ACCOUNT" "$days"
+remember

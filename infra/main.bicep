@@ -26,11 +26,11 @@ param policyPath string = 'policy.toml'
 @description('App setting FLEXKEEP_TICK: when schedules are looked at, as NCRONTAB with six fields, in UTC. With ticks further apart than an hour, raise silenceWindow.')
 param tick string = '0 */5 * * * *'
 
-@description('Memory of an instance, MB: 512 has a quarter of a core, 2048 one, 4096 two.')
+@description('Memory of an instance, MB: 512 has a quarter of a core, 2048 one, 4096 two. An instance works on one, two or four messages at once (lanes of backups, or backups, or restores); extraAppSettings can say otherwise.')
 @allowed([512, 2048, 4096])
 param instanceMemoryMB int = 2048
 
-@description('At most this many instances at once. Each works on up to two backups (maxConcurrentCalls in host.json).')
+@description('At most this many instances of each function at once.')
 @minValue(1)
 @maxValue(1000)
 param maximumInstanceCount int = 40
@@ -40,7 +40,7 @@ param maximumInstanceCount int = 40
 @maxValue(20)
 param alwaysReadyInstances int = 0
 
-@description('More app settings, name and value, such as the variables that the policy names. A value that is secret has to be a reference to a secret, @Microsoft.KeyVault(SecretUri=...), never the secret itself: this ends up in the history of deployments.')
+@description('More app settings, name and value, such as the variables that the policy names, or another value for FLEXKEEP_LANE_SECONDS, FLEXKEEP_PROGRESS_SECONDS, FLEXKEEP_EVENTS and AzureFunctionsJobHost__extensions__serviceBus__maxConcurrentCalls. A value that is secret has to be a reference to a secret, @Microsoft.KeyVault(SecretUri=...), never the secret itself: this ends up in the history of deployments.')
 param extraAppSettings object = {}
 
 @description('Whether the HTTP API and the deployment endpoint can be reached from the internet (with keys and Entra tokens). false needs a network, and deployments from inside of it.')
@@ -71,14 +71,24 @@ param vaultSoftDeleteDays int = 14
 @maxValue(3650)
 param vaultCoolAfterDays int = 30
 
-@description('Write-once protection of the container `vault`. off: none. unlocked: whoever manages the account can still lift it. locked: nobody can, not even Microsoft, until each object\'s days are over; WARNING: this cannot be undone, the account cannot be deleted, and what is stored has to be paid for as long. This template never writes a policy that is to be locked: infra/lock-vault.sh locks the one that unlocked made.')
+@description('Write-once protection of the container `vault`. off: none. unlocked: whoever manages the account can still lift it. locked: nobody can, not even Microsoft, until each object\'s days are over; WARNING: this cannot be undone, the account cannot be deleted, and what is stored has to be paid for as long. This template writes the policy; infra/lock-vault.sh locks it, and until it has run the policy is unlocked.')
 @allowed(['off', 'unlocked', 'locked'])
 param vaultImmutability string = 'off'
+
+@description('Whether the policy is locked already. A locked policy refuses to be written again, so that it is left alone from then on. With azd infra/lock-vault.sh sets it.')
+param vaultPolicyIsLocked bool = false
 
 @description('For how many days an object can be neither changed nor deleted, from when it was written. As long as the longest time that a backup is to be kept.')
 @minValue(1)
 @maxValue(146000)
 param vaultImmutabilityDays int = 35
+
+@description('Access tier that chunks are written to; empty for that of the account, hot. Becomes `tier` of the vault.')
+@allowed(['', 'Hot', 'Cool', 'Cold'])
+param vaultTier string = ''
+
+@description('Index tags that manifests get, key and value, 10 at most. With them the app gets the right to set tags. Becomes `tags` of the vault.')
+param vaultIndexTags object = {}
 
 @description('A second encryption of the vault below the first, with another key of the platform. It can be chosen only when the account is made.')
 param vaultInfrastructureEncryption bool = false
@@ -195,7 +205,10 @@ module vault 'modules/vault.bicep' = {
     softDeleteDays: vaultSoftDeleteDays
     coolAfterDays: vaultCoolAfterDays
     immutability: vaultImmutability
+    policyIsLocked: vaultPolicyIsLocked
     immutabilityDays: vaultImmutabilityDays
+    tier: vaultTier
+    indexTags: vaultIndexTags
     infrastructureEncryption: vaultInfrastructureEncryption
     keyVaultUri: vaultKeyVaultUri
     keyName: vaultKeyName

@@ -23,8 +23,14 @@ param vaultResourceGroupName = empty(vaultGroup) ? 'rg-flexkeep-${name}' : vault
 param vaultLocation = empty(vaultRegion) ? region : vaultRegion
 param vaultSku = readEnvironmentVariable('FLEXKEEP_VAULT_SKU', 'Standard_LRS')
 param vaultImmutability = readEnvironmentVariable('FLEXKEEP_VAULT_IMMUTABILITY', 'off')
+// infra/lock-vault.sh sets it when it has locked the policy.
+param vaultPolicyIsLocked = bool(readEnvironmentVariable('FLEXKEEP_VAULT_POLICY_IS_LOCKED', 'false'))
 param vaultImmutabilityDays = int(readEnvironmentVariable('FLEXKEEP_VAULT_IMMUTABILITY_DAYS', '35'))
 param vaultCoolAfterDays = int(readEnvironmentVariable('FLEXKEEP_VAULT_COOL_AFTER_DAYS', '30'))
+
+param vaultTier = readEnvironmentVariable('FLEXKEEP_VAULT_TIER', '')
+// A JSON object.
+param vaultIndexTags = json(readEnvironmentVariable('FLEXKEEP_VAULT_TAGS', '{}'))
 
 param network = readEnvironmentVariable('FLEXKEEP_NETWORK', 'public')
 param serviceBusSku = readEnvironmentVariable('FLEXKEEP_BUS_SKU', 'Standard')

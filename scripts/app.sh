@@ -11,7 +11,9 @@ handler=$1 app=$2 root=$here/..
 [ -x "$handler" ] || die "$handler is no program; build it first: make app"
 mkdir -p "$app"
 install -m 644 "$root/host.json" "$app/host.json"
-install -m 644 "$root/local.settings.example.json" "$app/local.settings.example.json"
+for settings in local.settings.example.json local.settings.core-tools.example.json; do
+  install -m 644 "$root/$settings" "$app/$settings"
+done
 # Under a new name first: the old one may be running.
 install -m 755 "$handler" "$app/.flexkeep-handler.new"
 mv -f "$app/.flexkeep-handler.new" "$app/flexkeep-handler"

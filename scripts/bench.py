@@ -5,6 +5,7 @@
   bench.py setup [one|mixed]                   load the data and leave the servers running
   bench.py run one|mixed first|repeat          one phase, on servers that setup left running
   bench.py handler                             the function app's handler: start, memory, an empty invocation
+  bench.py upload                              the CPU that puts into Blob Storage take, into a process that throws all away
   bench.py restore                             `flexkeep restore` against pg_restore (bench_restore.py)
   bench.py relay                               hand-overs, and lanes in two processes (bench_relay.py)
   bench.py report                              the figures of all phases that were run
@@ -345,7 +346,7 @@ def fastest(result):
 
 def report():
     results = load_results()
-    others = [results.pop(name, {}) for name in ("handler", "restore", "relay")]
+    others = [results.pop(name, {}) for name in ("handler", "upload", "restore", "relay")]
     lines = [(name, value, unit) for other in others for name, (value, unit) in other.items()]
     for kind in ("first", "repeat"):
         for data in ("one", "mixed"):
@@ -395,6 +396,7 @@ def everything():
                 Phase(name, kind).run()
             Server(name).stop()
         run_handler()
+        run_upload()
         for name in ("restore", "relay"):
             run_other(name)
         report()
@@ -411,6 +413,23 @@ def run_handler():
     results = load_results()
     results["handler"] = bench_handler.measure(target_folder() / "flexkeep-handler")
     (ARGS.dir / "results.json").write_text(json.dumps(results))
+
+
+def run_upload():
+    """Measures puts into Blob Storage, and keeps the figures beside those of the phases."""
+    say("upload: CPU of puts into a sink")
+    build = ["cargo", "build", "-q", "--release", "--locked", "-p", "flexkeep-vault-azure", "--example", "upload_sink"]
+    subprocess.run(build, cwd=ROOT, check=True, timeout=LIMIT_SECONDS)
+    ARGS.dir.mkdir(parents=True, exist_ok=True)
+    command = [target_folder() / "examples/upload_sink", "1" if ARGS.quick else "4"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_SECONDS).stdout
+    found = {line.split()[0]: float(line.split()[1]) for line in said.splitlines()}
+    results = load_results()
+    results["upload"] = {
+        "upload_gb_per_core_second": (found["upload_gb_per_core_second"], "GB"),
+        "upload_peak_mib": (found["peak_rss"], "MiB"),
+    }
+    (ARGS.dir / "results.json").write_text(json.dumps(results, indent=1))
 
 
 def run_other(name):
@@ -448,7 +467,7 @@ def clean():
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=["all", "setup", "run", "report", "handler", "restore", "relay", "start", "stop", "clean"])
+    parser.add_argument("action", choices=["all", "setup", "run", "report", "handler", "upload", "restore", "relay", "start", "stop", "clean"])
     parser.add_argument("words", nargs="*", help="run: one|mixed first|repeat; setup, start, stop: one and/or mixed")
     parser.add_argument("--dir", type=Path, default=Path(f"/var/tmp/flexkeep-bench-{os.getuid()}"), help="data, vault and dumps, on one disk")
     parser.add_argument("--scale", type=int, default=300, help="of pgbench; 300 is 3 GB of text")
@@ -492,6 +511,9 @@ if __name__ == "__main__":
         report()
     elif ARGS.action == "handler":
         run_handler()
+        report()
+    elif ARGS.action == "upload":
+        run_upload()
         report()
     elif ARGS.action in ("restore", "relay"):
         ARGS.dir.mkdir(parents=True, exist_ok=True)

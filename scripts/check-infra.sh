@@ -2,7 +2,8 @@
 # check-infra.sh [ARGUMENT...]: checks infra/: with the Bicep compiler where there is one, and always
 # with scripts/bicepcheck, which needs neither it nor Azure. With arguments, only the latter, which
 # gets them. Its Python packages are put into $FLEXKEEP_TOOLS once.
-# FLEXKEEP_BICEP_TYPES: a folder with the resource types of Azure/bicep-types-az (its `generated`).
+# FLEXKEEP_BICEP_TYPES: a folder with the resource types of Azure/bicep-types-az (its `generated`), in
+# place of the selection in scripts/bicepcheck/types.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/lib.sh

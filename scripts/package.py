@@ -225,6 +225,11 @@ def add_client(package, debian):
     if len(authorities) < 50:
         raise Failed(f"{debian.root} holds {len(authorities)} certificates of authorities")
     bundle = b"".join(debian.take(path).strip() + b"\n" for path in authorities)
+    # Those of Azure's servers that Mozilla has retired, for pg_dump.
+    azure = (CHECKOUT / "crates/pg-copy/src/tls/azure-roots.pem").read_bytes()
+    for one in re.findall(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", azure, re.DOTALL):
+        if one not in bundle:
+            bundle += one
     package.add("pgbin/ca-certificates.crt", bundle)
 
 

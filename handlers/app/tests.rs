@@ -33,9 +33,13 @@ fn function_jsons() -> BTreeMap<String, Value> {
         .collect()
 }
 
-fn example_settings() -> BTreeMap<String, String> {
-    let example = json(&root().join("local.settings.example.json"));
+fn settings_in(file: &str) -> BTreeMap<String, String> {
+    let example = json(&root().join(file));
     serde_json::from_value(example["Values"].clone()).expect("Values are texts")
+}
+
+fn example_settings() -> BTreeMap<String, String> {
+    settings_in("local.settings.example.json")
 }
 
 fn settings(root: &Path) -> Settings {
@@ -111,10 +115,37 @@ fn settings_are_named_where_they_are_used_and_used_where_they_are_named() {
             }
         }
     }
-    // For the host itself.
-    used.insert("FUNCTIONS_WORKER_RUNTIME".to_owned());
+    // For Microsoft's host itself.
+    used.extend(["FUNCTIONS_WORKER_RUNTIME", "AzureWebJobsStorage"].map(str::to_owned));
     let named: BTreeSet<String> = example_settings().into_keys().collect();
     assert_eq!(named, used);
+}
+
+#[test]
+fn the_example_for_core_tools_differs_by_the_bus_alone() {
+    let (mut own, mut core_tools) =
+        (example_settings(), settings_in("local.settings.core-tools.example.json"));
+    let bus = |values: &BTreeMap<String, String>| {
+        let env = |name: &str| values.get(name).cloned();
+        Settings::read(&env).expect("the example has all settings").bus
+    };
+    let BusConnection::ServiceBus(emulator) = bus(&core_tools) else {
+        panic!("Core Tools know Service Bus only")
+    };
+    assert_eq!((emulator.host(), emulator.has_tls()), ("localhost", false));
+    assert!(!emulator.wants_credential());
+    assert!(matches!(bus(&own), BusConnection::Local(_)));
+    assert!(own.remove(BUS).is_some() && core_tools.remove(BUS).is_some());
+    assert_eq!(own, core_tools);
+    // The emulator has the queues that docs say.
+    let docs = std::fs::read_to_string(root().join("docs/self-hosting.md")).expect("docs");
+    let block = docs.split("<!-- tested: emulator -->\n```json\n").nth(1).expect("a block");
+    let config: Value =
+        serde_json::from_str(block.split("\n```").next().expect("a part")).expect("JSON");
+    let queues = config["UserConfig"]["Namespaces"][0]["Queues"].as_array().expect("queues");
+    let there: BTreeSet<&str> = queues.iter().filter_map(|queue| queue["Name"].as_str()).collect();
+    let wanted = [QUEUE, LANES_QUEUE, RESTORE_QUEUE].map(|setting| own[setting].as_str());
+    assert_eq!(there, BTreeSet::from(wanted));
 }
 
 #[test]

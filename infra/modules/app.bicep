@@ -63,14 +63,23 @@ param subnetId string
 @description('Whether the API can be reached from the internet.')
 param publicAccess bool
 
+// What an instance works on at once, of its function: a lane takes up to 192 MiB, and most of a core
+// where the server is quick. host.json has a larger number, for machines that are larger.
+var concurrentCalls = instanceMemoryMB < 2048 ? '1' : instanceMemoryMB < 4096 ? '2' : '4'
+
+// What extraAppSettings may set otherwise.
+var defaults = {
+  FLEXKEEP_LANE_SECONDS: '480'
+  FLEXKEEP_PROGRESS_SECONDS: '60'
+  FLEXKEEP_EVENTS: 'topic:${topicName},log'
+  AzureFunctionsJobHost__extensions__serviceBus__maxConcurrentCalls: concurrentCalls
+}
+
 // FUNCTIONS_WORKER_RUNTIME and its like are not settings here: Flex Consumption takes the runtime
 // from functionAppConfig, and refuses or ignores them.
 var settings = {
   FLEXKEEP_POLICY: policyPath
   FLEXKEEP_TICK: tick
-  FLEXKEEP_LANE_SECONDS: '480'
-  FLEXKEEP_PROGRESS_SECONDS: '60'
-  FLEXKEEP_EVENTS: 'topic:${topicName},log'
   FLEXKEEP_VAULT: vaultUrl
   FLEXKEEP_BUS__fullyQualifiedNamespace: busHost
   FLEXKEEP_BUS__credential: 'managedidentity'
@@ -131,7 +140,7 @@ resource app 'Microsoft.Web/sites@2024-04-01' = {
 
   resource appSettings 'config' = {
     name: 'appsettings'
-    properties: union(extraAppSettings, queueSettings, settings)
+    properties: union(defaults, extraAppSettings, queueSettings, settings)
   }
 
   // No passwords for deployments: the package is put with an Entra token.

@@ -27,8 +27,18 @@ param coolAfterDays int
 @allowed(['off', 'unlocked', 'locked'])
 param immutability string
 
+@description('Whether the immutability policy is locked already, and left alone.')
+param policyIsLocked bool
+
 @description('Days of the immutability policy.')
 param immutabilityDays int
+
+@description('Access tier of chunks; empty for that of the account.')
+@allowed(['', 'Hot', 'Cool', 'Cold'])
+param tier string
+
+@description('Index tags of manifests.')
+param indexTags object
 
 @description('A second encryption below the first.')
 param infrastructureEncryption bool
@@ -53,9 +63,14 @@ var runsContainerName = 'runs'
 var ownKey = !empty(keyVaultUri)
 // https://learn.microsoft.com/azure/role-based-access-control/built-in-roles
 var blobDataContributor = 'ba92f5b4-2d11-453d-a403-e96b0029c9fe'
+var blobDataOwner = 'b7e6dc6d-f1e8-4753-8033-0f276bb0955b'
 var writerRoleId = guid(resourceGroup().id, accountName, 'flexkeep vault writer')
 var runsRoleId = guid(resourceGroup().id, accountName, 'flexkeep runs keeper')
 var blobData = 'Microsoft.Storage/storageAccounts/blobServices/containers/blobs'
+var writerActions = ['${blobData}/read', '${blobData}/write', '${blobData}/add/action']
+var tagActions = ['${blobData}/tags/write']
+// Of the built-in roles for blobs only the owner's may set tags.
+var builtInWriter = empty(indexTags) ? blobDataContributor : blobDataOwner
 
 resource account 'Microsoft.Storage/storageAccounts@2024-01-01' = {
   name: accountName
@@ -112,9 +127,9 @@ resource runs 'Microsoft.Storage/storageAccounts/blobServices/containers@2024-01
 }
 
 // At the level of the container: nothing in it is overwritten or deleted. (At the level of versions
-// an overwrite would make a new version, and a delete would hide a blob.) A locked policy cannot be
-// written again, so for locked it is left as it is.
-resource policy 'Microsoft.Storage/storageAccounts/blobServices/containers/immutabilityPolicies@2024-01-01' = if (immutability == 'unlocked') {
+// an overwrite would make a new version, and a delete would hide a blob.) It is written unlocked also
+// where it is to be locked: there has to be one. A locked one cannot be written again.
+resource policy 'Microsoft.Storage/storageAccounts/blobServices/containers/immutabilityPolicies@2024-01-01' = if (immutability != 'off' && !policyIsLocked) {
   parent: container
   name: 'default'
   properties: {
@@ -170,7 +185,7 @@ resource writerRole 'Microsoft.Authorization/roleDefinitions@2022-04-01' = if (c
       {
         actions: []
         notActions: []
-        dataActions: ['${blobData}/read', '${blobData}/write', '${blobData}/add/action']
+        dataActions: empty(indexTags) ? writerActions : concat(writerActions, tagActions)
         notDataActions: []
       }
     ]
@@ -196,14 +211,14 @@ resource runsRole 'Microsoft.Authorization/roleDefinitions@2022-04-01' = if (cus
 }
 
 resource writer 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
-  name: guid(container.id, principalId, customRoles ? writerRoleId : blobDataContributor)
+  name: guid(container.id, principalId, customRoles ? writerRoleId : builtInWriter)
   scope: container
   properties: {
     principalId: principalId
     principalType: 'ServicePrincipal'
     roleDefinitionId: customRoles
       ? writerRole.id
-      : subscriptionResourceId('Microsoft.Authorization/roleDefinitions', blobDataContributor)
+      : subscriptionResourceId('Microsoft.Authorization/roleDefinitions', builtInWriter)
     description: 'flexkeep: chunks and manifests'
   }
 }
@@ -227,5 +242,9 @@ output accountId string = account.id
 @description('Name of the account.')
 output accountName string = account.name
 
+var tierParameter = empty(tier) ? '' : '&tier=${tier}'
+var tagPairs = map(items(indexTags), tag => '${uriComponent(tag.key)}:${uriComponent(tag.value)}')
+var tagParameter = empty(indexTags) ? '' : '&tags=${join(tagPairs, ',')}'
+
 @description('The vault, as flexkeep takes it.')
-output url string = '${account.properties.primaryEndpoints.blob}${containerName}?runs=${runsContainerName}'
+output url string = '${account.properties.primaryEndpoints.blob}${containerName}?runs=${runsContainerName}${tierParameter}${tagParameter}'

@@ -13,8 +13,9 @@ finding a line; the exit code is 1 if there is any, 2 for bad usage. It looks fo
   parameters  .bicepparam files against the template that they use; allowed values and limits
   words       a @description on every parameter and output
   secrets     values that look like keys, calls that list keys, outputs of secrets
-  types       resources against Azure's own types, where --types (or FLEXKEEP_BICEP_TYPES) names
-              the folder `generated` of Azure/bicep-types-az, or a part of it
+  types       resources against Azure's own types: those in the folder types beside this file, or
+              where --types (or FLEXKEEP_BICEP_TYPES) names one, the folder `generated` of
+              Azure/bicep-types-az or a part of it
 
 --inventory prints what the files declare as JSON instead.
 """
@@ -32,6 +33,9 @@ import syntax
 import types_
 
 
+OWN_TYPES = pathlib.Path(__file__).parent / "types"
+
+
 def expand(paths):
     for path in map(pathlib.Path, paths):
         if path.is_dir():
@@ -47,7 +51,7 @@ class SystemExit2(Exception):
 
 
 def main(arguments):
-    types_folder, as_inventory, paths = os.environ.get("FLEXKEEP_BICEP_TYPES"), False, []
+    types_folder, as_inventory, paths = os.environ.get("FLEXKEEP_BICEP_TYPES") or OWN_TYPES, False, []
     rest = iter(arguments)
     for argument in rest:
         if argument == "--types":
@@ -61,25 +65,22 @@ def main(arguments):
     files = list(expand(paths))
     if not files:
         raise SystemExit2("no file to check")
-    if types_folder is not None and not pathlib.Path(types_folder).is_dir():
-        raise SystemExit2(f"the folder of types is not there: {types_folder!r}")
+    if not next(pathlib.Path(types_folder).rglob("types.json"), None):
+        raise SystemExit2(f"there are no types in {str(types_folder)!r}")
 
     loaded = syntax.Loader()
     trees = [loaded.load(path) for path in files]
     if as_inventory:
         print(json.dumps({str(tree.path): inventory.of(tree) for tree in trees}, indent=1))
         return 0
-    checks = [symbols.check, modules.check, secrets_.check]
-    if types_folder:
-        checks.append(types_.Types(types_folder).check)
+    checks = [symbols.check, modules.check, secrets_.check, types_.Types(types_folder).check]
     for tree in trees:
         for check in checks:
             check(tree, loaded)
     findings = sorted({finding for tree in trees for finding in tree.findings})
     for path, line, column, text in findings:
         print(f"{path}:{line}:{column}: {text}")
-    checked = "resource types too" if types_folder else "resource types NOT checked"
-    print(f"bicepcheck: {len(files)} files, {len(findings)} findings; {checked}", file=sys.stderr)
+    print(f"bicepcheck: {len(files)} files, {len(findings)} findings", file=sys.stderr)
     return 1 if findings else 0
 
 

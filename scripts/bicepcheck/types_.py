@@ -30,14 +30,21 @@ class Types:
         return json.loads(path.read_text())
 
     @functools.cache
+    def place(self, name, version):
+        """(the file that has a resource, its index there), or None."""
+        for path in self.files.get((name.split("/")[0].lower(), (version or "").lower()), []):
+            for index, found in enumerate(self._load(path)):
+                if found["$type"] == "ResourceType" and found["name"].lower() == f"{name}@{version}".lower():
+                    return path, index
+        return None
+
     def find(self, name, version):
         """(all types of the file, the resource's own), or None."""
-        for path in self.files.get((name.split("/")[0].lower(), (version or "").lower()), []):
-            types = self._load(path)
-            for found in types:
-                if found["$type"] == "ResourceType" and found["name"].lower() == f"{name}@{version}".lower():
-                    return types, types[_index(found["body"])]
-        return None
+        place = self.place(name, version)
+        if place is None:
+            return None
+        types = self._load(place[0])
+        return types, types[_index(types[place[1]]["body"])]
 
     def check(self, file, _loaded):
         for declaration in file.by_kind("resource"):

@@ -2,7 +2,11 @@
 //! Flexible Server, Azurite for Blob Storage, a broker on another AMQP implementation for Service
 //! Bus, and the real handler, to which the test speaks as the host does.
 
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flexkeep_tests::{
     AmqpPeer, Azurite, BareHandler, FaultProxy, HttpFault, Lookalike, Requests, Server, TestVault,
@@ -14,12 +18,14 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 const DUMP_PASSWORD_VARIABLE: &str = "DUMP_CONNECTION";
 
-/// A policy with the server under the name `src`, whose connection and vault are app settings.
+/// A policy with the server under the name `src`, whose connection and vault are app settings. What
+/// fails is not tried again.
 fn policy() -> String {
     format!(
         "[vault]\nplace = \"${{FLEXKEEP_VAULT}}\"\n\n[[server]]\nname = \"src\"\n\
          connection = \"${{{DUMP_PASSWORD_VARIABLE}}}\"\n\
-         schedule = {{ every = \"week\", on = \"sunday\", at = \"02:30\", zone = \"UTC\" }}\n"
+         schedule = {{ every = \"week\", on = \"sunday\", at = \"02:30\", zone = \"UTC\" }}\n\
+         max_attempts = 1\n"
     )
 }
 
@@ -34,8 +40,9 @@ fn on_vault(arguments: &[&str], vault: &str) -> std::process::Command {
 fn a_tick_leads_to_a_sealed_backup_in_blob_storage_and_an_event_on_the_topic() {
     let server = Lookalike::with_sample(Lookalike::options(Version::V17).bypass_rls());
     let azurite = Azurite::start();
-    let peer = AmqpPeer::start(&[]);
+    let (peer, proxy) = (AmqpPeer::start(&[]), FaultProxy::start(azurite.port()));
     let vault = azurite.container_url("vault");
+    let through = vault.replace(&azurite.port().to_string(), &proxy.port().to_string());
     let (bus, bin) = (peer.connection_string(), Version::V18.bin());
     let connection = server.dump_url("postgres");
     let handler = BareHandler::start(
@@ -43,7 +50,7 @@ fn a_tick_leads_to_a_sealed_backup_in_blob_storage_and_an_event_on_the_topic() {
         &[
             ("FLEXKEEP_BUS", &bus),
             ("FLEXKEEP_EVENTS", "topic:events,log"),
-            ("FLEXKEEP_VAULT", &vault),
+            ("FLEXKEEP_VAULT", &through),
             (DUMP_PASSWORD_VARIABLE, &connection),
             ("FLEXKEEP_PG_BIN", &bin.to_string_lossy()),
         ],
@@ -85,6 +92,22 @@ fn a_tick_leads_to_a_sealed_backup_in_blob_storage_and_an_event_on_the_topic() {
     assert_eq!(list["backups"].as_array().unwrap().len(), 1, "{list:#}");
     let sound = run(&mut on_vault(&["verify", "--json"], &vault), LIMIT).expect_success();
     assert_eq!(json(&sound)["status"], "sound");
+
+    // The storage answers nothing else any more, and asks for more time than there is.
+    proxy.fail_at_random(1, 1000, &[HttpFault::Answer(503, "ServerBusy", Some(3600))]);
+    let body =
+        r#"{"version":1,"server":"src","request":"src/busy","requested":"2026-11-23T09:00:00Z"}"#;
+    let (status, answer) = handler.deliver("backup", "backup/src/busy", body);
+    assert_eq!(status, 200, "{answer}\n{}", handler.log());
+    let failed: Vec<Value> = peer
+        .messages("events")
+        .into_iter()
+        .filter(|one| one["properties"]["type"] == "flexkeep.backup.failed")
+        .collect();
+    assert_eq!(failed.len(), 1, "{failed:#?}\n{}", handler.log());
+    let event: Value = serde_json::from_str(failed[0]["body"].as_str().unwrap()).unwrap();
+    let why = event["data"]["why"].as_str().expect("a reason");
+    assert!(why.contains("503 ServerBusy"), "{why}");
 
     // Back by stock pg_restore.
     let beside = TestVault::new();
@@ -185,6 +208,85 @@ fn faults_on_the_wire_end_in_a_whole_backup_or_a_clear_error_never_in_a_damaged_
     proxy.heal();
     let report = json(&run(&mut on_vault(&["verify", "--json"], &direct), LIMIT).expect_success());
     assert_eq!(report["counts"]["backups"], seeds, "{report:#}");
+
+    // What is read breaks off, now here, now there: it is read to its end all the same.
+    let cuts = [HttpFault::CutAnswer(0), HttpFault::CutAnswer(300), HttpFault::CutAnswer(20_000)];
+    proxy.fail_at_random(1, 300, &cuts);
+    let report = json(&run(&mut on_vault(&["verify", "--json"], &through), LIMIT).expect_success());
+    assert_eq!((&report["status"], &report["counts"]["backups"]), (&"sound".into(), &seeds.into()));
+    let beside = TestVault::new();
+    let export = |vault: &str, name: &str| {
+        let to = beside.beside(name);
+        let mut export = on_vault(&["export", "src/latest", "--to"], vault);
+        run(export.arg(&to), LIMIT).expect_success();
+        std::fs::read(to.join("shop.dump")).expect("an archive")
+    };
+    assert!(export(&through, "cut") == export(&direct, "whole"), "the archives differ");
+}
+
+/// The endpoint of App Service for tokens, 2019-08-01: it fails so often, and then gives this one.
+/// Each request leaves its resource.
+fn identity_endpoint(token: String, failures: usize) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}/msi/token", listener.local_addr().expect("bound"));
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            assert!(head.iter().any(|line| line.eq_ignore_ascii_case("x-identity-header: ours")));
+            let mut noted = noted.lock().expect("no panic");
+            noted.push(head[0].clone());
+            give_token(stream, (noted.len() > failures).then_some(&token));
+        }
+    });
+    (url, asked)
+}
+
+fn give_token(mut stream: TcpStream, token: Option<&String>) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let (status, body) = match token {
+        None => (500, "{}".to_owned()),
+        Some(token) => (
+            200,
+            format!(
+                r#"{{"access_token":"{token}","expires_on":"{}","token_type":"Bearer","resource":"r"}}"#,
+                now + 3600
+            ),
+        ),
+    };
+    // Who hangs up early is no matter.
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    );
+}
+
+#[test]
+fn a_managed_identity_that_fails_at_first_opens_the_vault_over_https() {
+    let server = small_server();
+    let azurite = Azurite::start_https();
+    let (endpoint, asked) = identity_endpoint(azurite.bearer_token(), 2);
+    let beside = TestVault::new();
+    let trusted = beside.beside("azurite.pem");
+    std::fs::write(&trusted, azurite.certificate_pem()).expect("our own folder");
+    let vault = format!("{}/vault", azurite.endpoint());
+    let as_app = |mut command: std::process::Command| {
+        command
+            .env("IDENTITY_ENDPOINT", &endpoint)
+            .env("IDENTITY_HEADER", "ours")
+            .env("SSL_CERT_FILE", &trusted);
+        run(&mut command, LIMIT).expect_success()
+    };
+    assert_eq!(json(&as_app(backup(&server, &vault)))["status"], "complete");
+    let requests = asked.lock().expect("no panic").clone();
+    // Two failures, and one token for both containers.
+    assert_eq!(requests.len(), 3, "{requests:#?}");
+    assert!(requests.iter().all(|one| one.contains("storage.azure.com")), "{requests:#?}");
+    assert_eq!(json(&as_app(on_vault(&["verify", "--json"], &vault)))["status"], "sound");
 }
 
 #[test]

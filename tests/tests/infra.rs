@@ -28,8 +28,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// `scripts/check-infra.sh` with these arguments. What it checks besides, because of the
-/// environment, is not asked for.
+/// `scripts/check-infra.sh` with these arguments, against the types that the project has.
 fn check(arguments: &[&str]) -> Output {
     let mut command = Command::new(root().join("scripts/check-infra.sh"));
     run(command.args(arguments).current_dir(root()).env_remove("FLEXKEEP_BICEP_TYPES"), LIMIT)

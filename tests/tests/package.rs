@@ -79,6 +79,11 @@ fn the_same_input_gives_the_same_zip_with_the_layout_and_modes_that_the_host_wan
     for name in ["host.json", "policy.toml", "pgbin/ca-certificates.crt", "licenses/README.txt"] {
         assert!(names.contains(&name), "{name} is missing: {names:?}");
     }
+    let bundle = fs::read_to_string(folder.path().join("app/pgbin/ca-certificates.crt")).unwrap();
+    let azure = include_str!("../../crates/pg-copy/src/tls/azure-roots.pem");
+    for root in azure.split_inclusive("-----END CERTIFICATE-----\n") {
+        assert_eq!(bundle.matches(root).count(), 1, "{root}");
+    }
     let functions: Vec<&str> =
         names.iter().filter_map(|n| n.strip_suffix("/function.json")).collect();
     assert_eq!(functions, ["api", "backup", "lane", "restore", "schedule"]);

@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release -p flexkeep-vault-azure --example upload_sink [GiB]` measures
 //! objects that go in one request and objects that go in blocks, by the CPU time of this process
-//! alone (user and system). `upload_path_gb_per_s_per_core` is the lower of the two.
+//! alone (user and system). `upload_gb_per_core_second` is the lower of the two. `scripts/bench.py
+//! upload` runs it.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write, stdout};
@@ -38,7 +39,7 @@ fn main() -> Outcome<()> {
         worst = Some(worst.map_or(per_core, |worst: f64| worst.min(per_core)));
     }
     let worst = worst.ok_or("nothing was measured")?;
-    writeln!(out, "upload_path_gb_per_s_per_core {worst:.2} GB/s")?;
+    writeln!(out, "upload_gb_per_core_second {worst:.2} GB")?;
     writeln!(out, "peak_rss {:.0} MiB", status_kib("VmHWM")? / 1024.0)?;
     // After the peak was read, as it takes memory of its own.
     checksum(&mut out)?;

@@ -179,8 +179,9 @@ impl Failure {
             Class::Status(408 | 429 | 500 | 502 | 503 | 504) => true,
             // Damaged on the way.
             Class::Status(400) => matches!(self.code(), "Md5Mismatch" | "Crc64Mismatch"),
-            // The library for tokens has retries of its own.
-            Class::Status(_) | Class::Credential { .. } | Class::Answer => false,
+            // Credentials try once, as this is the one layer of retries.
+            Class::Credential { passing } => passing,
+            Class::Status(_) | Class::Answer => false,
         }
     }
 
@@ -214,8 +215,7 @@ impl Failure {
         let code = self.code();
         match self.class {
             _ if self.may_pass() => StoreErrorKind::Unavailable,
-            Class::Credential { passing: true } => StoreErrorKind::Unavailable,
-            Class::Credential { passing: false } => StoreErrorKind::PermissionDenied,
+            Class::Credential { .. } => StoreErrorKind::PermissionDenied,
             Class::Status(507) => StoreErrorKind::NoSpace,
             Class::Status(_) if code.contains("Quota") => StoreErrorKind::NoSpace,
             Class::Status(401 | 403) => StoreErrorKind::PermissionDenied,
@@ -244,8 +244,9 @@ fn is_passing(error: &azure_core::Error) -> bool {
     while let Some(error) = next {
         match error.downcast_ref::<azure_core::Error>().map(azure_core::Error::kind) {
             Some(ErrorKind::HttpResponse { status, .. }) => {
+                // 404 and 410 are what the metadata service of a machine says while it starts.
                 let status = u16::from(*status);
-                return status == 408 || status == 429 || status >= 500;
+                return status >= 500 || [404, 408, 410, 429].contains(&status);
             }
             Some(ErrorKind::Io | ErrorKind::Connection) => passing = true,
             _ => {}
@@ -362,10 +363,11 @@ mod tests {
     #[test]
     fn a_missing_token_is_no_permission_unless_its_reason_passes() {
         let refused = Error::with_message(ErrorKind::Credential, "az login first");
-        assert_eq!(Failure::of(&refused).kind(), StoreErrorKind::PermissionDenied);
+        let failure = Failure::of(&refused);
+        assert_eq!((failure.kind(), failure.may_pass()), (StoreErrorKind::PermissionDenied, false));
         let io = Error::with_message(ErrorKind::Io, "refused");
         let unreachable = Error::with_error(ErrorKind::Credential, io, "no token");
         let failure = Failure::of(&unreachable);
-        assert_eq!((failure.kind(), failure.may_pass()), (StoreErrorKind::Unavailable, false));
+        assert_eq!((failure.kind(), failure.may_pass()), (StoreErrorKind::Unavailable, true));
     }
 }

@@ -108,6 +108,14 @@ fn settings_of_code() -> BTreeSet<String> {
         .collect()
 }
 
+/// The app's settings in Bicep, those that can be set otherwise too.
+fn settings_of_bicep(bicep: &BTreeMap<String, Value>) -> Value {
+    let variables = &bicep["infra/modules/app.bicep"]["variables"];
+    let mut all = variables["settings"].as_object().expect("settings").clone();
+    all.extend(variables["defaults"].as_object().expect("defaults").clone());
+    all.into()
+}
+
 /// Keys of an object.
 fn keys(value: &Value) -> BTreeSet<String> {
     value.as_object().unwrap_or_else(|| panic!("no object: {value}")).keys().cloned().collect()
@@ -123,7 +131,7 @@ fn queues(bicep: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
 #[test]
 fn the_app_has_the_same_settings_on_azure_as_on_one_machine() {
     let bicep = bicep();
-    let mut given = keys(&bicep["infra/modules/app.bicep"]["variables"]["settings"]);
+    let mut given = keys(&settings_of_bicep(&bicep));
     given.extend(queues(&bicep).into_keys());
     for name in NOT_ON_FLEX {
         assert!(!given.contains(*name), "{name} does not exist on Flex Consumption");
@@ -136,8 +144,9 @@ fn the_app_has_the_same_settings_on_azure_as_on_one_machine() {
         .map(|name| name.split("__").next().expect("split gives one part at least").to_owned())
         .collect();
     let example = json("local.settings.example.json")["Values"].clone();
-    let example: BTreeSet<String> =
+    let mut example: BTreeSet<String> =
         keys(&example).into_iter().filter(|name| !NOT_ON_FLEX.contains(&name.as_str())).collect();
+    assert!(example.remove("AzureWebJobsStorage"), "Core Tools need it");
     assert_eq!(given, example, "Bicep and local.settings.example.json");
 
     let code: BTreeSet<String> =
@@ -147,10 +156,56 @@ fn the_app_has_the_same_settings_on_azure_as_on_one_machine() {
     assert_eq!(given, used, "Bicep, and the code with function.json");
 }
 
+/// Names of settings in a text.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let rests = text.match_indices("FLEXKEEP_").map(|(at, _)| &text[at..]);
+    let name = |rest: &str| {
+        let end = rest.find(|c: char| !c.is_ascii_uppercase() && c != '_').unwrap_or(rest.len());
+        rest[..end].trim_end_matches('_').to_owned()
+    };
+    rests.map(name).filter(|name| name != "FLEXKEEP").collect()
+}
+
+/// Names of settings in all Rust files below a folder.
+fn names_below(folder: &std::path::Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    paths
+        .flat_map(|path| match path.extension() {
+            _ if path.is_dir() => names_below(&path),
+            Some(extension) if extension == "rs" => {
+                names_in(&std::fs::read_to_string(&path).expect("UTF-8"))
+            }
+            _ => BTreeSet::new(),
+        })
+        .collect()
+}
+
+#[test]
+fn each_variable_that_a_program_reads_is_in_its_docs() {
+    let (cli, app) = (read("docs/cli.md"), read("docs/self-hosting.md"));
+    let crates = std::fs::read_dir(root().join("crates")).expect("crates");
+    for folder in crates.map(|entry| entry.expect("an entry").path()) {
+        let of_command = folder.ends_with("cli");
+        for name in names_below(&folder.join("src")) {
+            let quoted = format!("`{name}`");
+            // Exports are made by the command only.
+            let is_the_command_s = of_command || name == "FLEXKEEP_EXPORT_SAS_TOKEN";
+            let docs = if is_the_command_s { &cli } else { &app };
+            assert!(docs.contains(&quoted), "{name} of {} is in no docs", folder.display());
+        }
+    }
+    let of_app = names_below(&root().join("handlers"));
+    assert!(of_app.len() >= 8, "{of_app:?}");
+    for name in of_app {
+        assert!(app.contains(&format!("`{name}`")), "{name} is not in docs/self-hosting.md");
+    }
+}
+
 #[test]
 fn connections_are_complete_and_by_the_one_identity() {
     let bicep = bicep();
-    let settings = &bicep["infra/modules/app.bicep"]["variables"]["settings"];
+    let settings = &settings_of_bicep(&bicep);
     for (connection, first) in
         [("FLEXKEEP_BUS", "fullyQualifiedNamespace"), ("AzureWebJobsStorage", "accountName")]
     {
@@ -169,7 +224,7 @@ fn connections_are_complete_and_by_the_one_identity() {
 fn queues_topic_and_containers_are_the_ones_that_settings_name() {
     let bicep = bicep();
     let main = &bicep["infra/main.bicep"];
-    let settings = &bicep["infra/modules/app.bicep"]["variables"]["settings"];
+    let settings = &settings_of_bicep(&bicep);
     let example = json("local.settings.example.json")["Values"].clone();
     // Each queue has a trigger, and each trigger's queue is there.
     let triggers: BTreeSet<String> = functions()
@@ -197,7 +252,8 @@ fn queues_topic_and_containers_are_the_ones_that_settings_name() {
     assert_eq!(vault["variables"]["runsContainerName"], "runs");
     assert_eq!(
         vault["outputs"]["url"],
-        "${account.properties.primaryEndpoints.blob}${containerName}?runs=${runsContainerName}"
+        "${account.properties.primaryEndpoints.blob}${containerName}?runs=${runsContainerName}\
+         ${tierParameter}${tagParameter}"
     );
     assert!(read("infra/lock-vault.sh").contains("--container-name vault "));
 }
@@ -258,11 +314,15 @@ fn no_role_can_delete_a_backup_and_no_account_takes_keys() {
     let rights = |role: &str| {
         let permissions = &roles[role]["properties"]["permissions"][0];
         assert_eq!(permissions["actions"], Value::Array(vec![]), "{role}");
-        texts(&permissions["dataActions"])
+        permissions["dataActions"].clone()
     };
     let named = |names: &[&str]| names.iter().map(|name| format!("${{blobData}}/{name}")).collect();
-    assert_eq!(rights("writerRole"), named(&["read", "write", "add/action"]));
-    assert_eq!(rights("runsRole"), named(&["read", "write", "add/action", "delete"]));
+    let of_tags = "empty(indexTags) ? writerActions : concat(writerActions, tagActions)";
+    assert_eq!(rights("writerRole")["expression"], of_tags);
+    let actions = |variable: &str| texts(&vault["variables"][variable]);
+    assert_eq!(actions("writerActions"), named(&["read", "write", "add/action"]));
+    assert_eq!(actions("tagActions"), named(&["tags/write"]));
+    assert_eq!(texts(&rights("runsRole")), named(&["read", "write", "add/action", "delete"]));
     for file in ["infra/modules/vault.bicep", "infra/modules/host-storage.bicep"] {
         let account = &resources(&bicep[file], "Microsoft.Storage/storageAccounts")["account"];
         assert_eq!(account["properties"]["allowSharedKeyAccess"], false, "{file}");
@@ -275,6 +335,43 @@ fn no_role_can_delete_a_backup_and_no_account_takes_keys() {
     let policies = resources(vault, policies);
     assert_eq!(policies["policy"]["parent"]["expression"], "container");
     assert_eq!(policies["policy"]["properties"]["allowProtectedAppendWrites"], false);
+    // Also where it is to be locked: what is not there is not locked.
+    let text = read("infra/modules/vault.bicep");
+    assert!(text.contains("= if (immutability != 'off' && !policyIsLocked) {"));
+}
+
+/// What an instance works on at once fits its memory, and docs name host.json's own number.
+#[test]
+fn as_many_calls_at_once_as_fit() {
+    let bicep = bicep();
+    let settings = settings_of_bicep(&bicep);
+    let name = "AzureFunctionsJobHost__extensions__serviceBus__maxConcurrentCalls";
+    assert_eq!(settings[name]["expression"], "concurrentCalls");
+    let calls = &bicep["infra/modules/app.bicep"]["variables"]["concurrentCalls"]["expression"];
+    assert_eq!(calls, "instanceMemoryMB < 2048 ? '1' : instanceMemoryMB < 4096 ? '2' : '4'");
+    let deploy = read("docs/deploy.md");
+    for (memory, calls) in [(512, 1), (2048, 2), (4096, 4)] {
+        // A lane's most, beside a third for the Functions host.
+        assert!(calls * 192 * 3 <= memory * 2, "{memory} MB");
+        assert!(
+            deploy.contains(&format!("| {memory} | {calls} |")),
+            "{memory} MB in docs/deploy.md"
+        );
+    }
+    // What is set otherwise wins over what can be, and nothing over what must be.
+    let app = read("infra/modules/app.bicep");
+    assert!(app.contains("properties: union(defaults, extraAppSettings, queueSettings, settings)"));
+
+    let calls = &json("host.json")["extensions"]["serviceBus"]["maxConcurrentCalls"];
+    assert_eq!(*calls, 8);
+    for (path, said) in [
+        ("docs/self-hosting.md", "names, eight at a time."),
+        ("docs/self-hosting.md", "Eight backups, eight lanes of backups, and eight restores"),
+        ("docs/support-matrix.md", "eight of each (`maxConcurrentCalls` in host.json)"),
+        ("docs/events.md", "At most eight messages of a queue are worked on at once"),
+    ] {
+        assert!(read(path).contains(said), "{path} does not say {said:?}");
+    }
 }
 
 #[test]

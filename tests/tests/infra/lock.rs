@@ -18,12 +18,17 @@ case " $* " in
 esac
 "#;
 
-/// How it ended, and the calls of `az`.
+const AZD: &str = "#!/bin/bash\nprintf 'azd %s\\n' \"$*\" >>\"$ASKED\"\n";
+
+/// How it ended, and the calls of `az` and `azd`.
 fn lock(answer: &str, variables: &[(&str, &str)]) -> (Output, Vec<String>) {
     let folder = tempfile::tempdir().expect("a folder");
-    let (az, asked) = (folder.path().join("az"), folder.path().join("asked"));
-    fs::write(&az, AZ).expect("a script");
-    fs::set_permissions(&az, fs::Permissions::from_mode(0o755)).expect("an executable");
+    let asked = folder.path().join("asked");
+    for (name, script) in [("az", AZ), ("azd", AZD)] {
+        let path = folder.path().join(name);
+        fs::write(&path, script).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("an executable");
+    }
     fs::write(&asked, "").expect("a file");
     let path = format!("{}:/usr/bin:/bin", folder.path().display());
     let mut command = Command::new(root().join("infra/lock-vault.sh"));
@@ -77,6 +82,28 @@ fn a_policy_is_locked_only_when_the_account_is_named_once_more() {
             "storage container immutability-policy lock {of} --if-match \"8d59f825b721dd3\" --output none"
         )
     );
+}
+
+#[test]
+fn that_it_is_locked_is_noted_for_the_template() {
+    let noted = "azd env set FLEXKEEP_VAULT_POLICY_IS_LOCKED true --environment prod";
+    let by_azd = ("AZURE_ENV_NAME", "prod");
+    for state in ["Locked", "Unlocked"] {
+        let answer = format!("{state}\n400\n\"8d\"\n");
+        let (output, asked) = lock(&answer, &with(&[CONFIRMED, by_azd]));
+        output.expect_success();
+        assert_eq!(asked.last().map(String::as_str), Some(noted), "{state}");
+        let (output, asked) = lock(&answer, &with(&[CONFIRMED]));
+        let text = output.expect_success().text();
+        assert!(text.contains("vaultPolicyIsLocked = true"), "{text}");
+        assert!(!asked.iter().any(|call| call.starts_with("azd")), "{asked:?}");
+    }
+    let known = ("FLEXKEEP_VAULT_POLICY_IS_LOCKED", "true");
+    let (_, asked) = lock("Locked\n400\n\"8d\"\n", &with(&[by_azd, known]));
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    // It is not noted before it is so.
+    let (_, asked) = lock("Unlocked\n400\n\"8d\"\n", &with(&[by_azd]));
+    assert_eq!(asked.len(), 1, "{asked:?}");
 }
 
 #[test]

@@ -152,7 +152,8 @@ fn given(token: &Secret) -> Result<Token, Failure> {
     Ok(Token { value: token.clone(), kind: SIGNATURE, expires })
 }
 
-/// Why a credential gave no token. It retries by itself what it knows how to retry.
+/// Why a credential gave no token. It tries once; what may pass is tried again as all that a send
+/// takes.
 fn refused(error: AzureError) -> Failure {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
     let mut may_pass = false;
@@ -160,7 +161,8 @@ fn refused(error: AzureError) -> Failure {
         may_pass |= one.downcast_ref::<AzureError>().is_some_and(|error| match error.kind() {
             AzureErrorKind::Io | AzureErrorKind::Connection => true,
             AzureErrorKind::HttpResponse { status, .. } => {
-                matches!(u16::from(*status), 408 | 429 | 500..=599)
+                // 404 and 410 are what the metadata service of a machine says while it starts.
+                matches!(u16::from(*status), 404 | 408 | 410 | 429 | 500..=599)
             }
             _ => false,
         });

@@ -116,28 +116,29 @@ fn verifier(
     Ok(Verifier { provider: Arc::clone(provider), roots, own, check_name })
 }
 
-/// The system's authorities; Mozilla's, as built into this program, where the system has none.
+/// The authorities of servers of Azure. Mozilla, and with it many systems, has retired one of them:
+/// <https://learn.microsoft.com/azure/postgresql/flexible-server/concepts-networking-ssl-tls>.
+const AZURE: &[u8] = include_bytes!("azure-roots.pem");
+
+/// The system's authorities (those of `SSL_CERT_FILE`, where that is set) and Azure's.
 fn system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
+    if found.certs.is_empty() {
         tracing::warn!(
             errors = found.errors.len(),
             "the system has no certificates of authorities; the built-in ones are used"
         );
-        roots = built_in_roots();
     }
-    roots
+    roots_beside(found.certs)
 }
 
-/// Mozilla's authorities, and one more that servers of Azure may still have, though Mozilla has
-/// retired it: <https://learn.microsoft.com/azure/postgresql/flexible-server/concepts-networking-ssl-tls>.
-fn built_in_roots() -> RootCertStore {
-    const DIGICERT: &[u8] = include_bytes!("digicert-global-root-ca.pem");
+/// These authorities, or Mozilla's, as built into this program, where there are none; and Azure's.
+fn roots_beside(found: Vec<CertificateDer<'static>>) -> RootCertStore {
     let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    roots.add_parsable_certificates(CertificateDer::from_pem_slice(DIGICERT));
+    if roots.add_parsable_certificates(found).0 == 0 {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(AZURE).map_while(Result::ok));
     roots
 }
 
@@ -213,16 +214,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_authorities_are_those_of_azure_too() {
-        let roots = built_in_roots();
-        for name in [
-            "DigiCert Global Root G2",
-            "DigiCert Global Root CA",
-            "Microsoft RSA Root Certificate Authority 2017",
-        ] {
-            let bears =
-                |subject: &[u8]| subject.windows(name.len()).any(|part| part == name.as_bytes());
-            assert!(roots.roots.iter().any(|root| bears(&root.subject)), "{name}");
+    fn azures_authorities_are_trusted_whatever_the_system_has() {
+        let pem: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(AZURE).collect();
+        let first = pem.unwrap().swap_remove(0);
+        for (found, least) in [(vec![], 100), (vec![first], 3)] {
+            let roots = roots_beside(found);
+            assert!(roots.len() >= least, "{}", roots.len());
+            for name in [
+                "DigiCert Global Root G2",
+                "DigiCert Global Root CA",
+                "Microsoft RSA Root Certificate Authority 2017",
+            ] {
+                let bears = |subject: &[u8]| {
+                    subject.windows(name.len()).any(|part| part == name.as_bytes())
+                };
+                assert!(roots.roots.iter().any(|root| bears(&root.subject)), "{name}");
+            }
         }
     }
 }
