@@ -22,6 +22,7 @@ mod journals;
 mod lane;
 mod last;
 mod locks;
+mod patient;
 mod progress;
 mod room;
 #[cfg(test)]
@@ -31,14 +32,14 @@ mod sign;
 mod state;
 mod todo;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use flexkeep_pg_copy::{self as pg, Connection};
 use flexkeep_vault::manifest::Manifest;
-use flexkeep_vault::{RunId, RunState, Vault};
+use flexkeep_vault::{RunId, RunState, ServerName, Vault};
 
 pub(crate) use begin::refuse_live_relay;
 pub use begin::{Begun, begin};
@@ -61,6 +62,9 @@ use join::Joined;
 use lane::{Member, Stop};
 use locks::{Key, Locks};
 use state::{RunObjects, ServerPlan};
+
+/// Lanes that this process has worked as.
+static LANES_HERE: AtomicU64 = AtomicU64::new(0);
 
 /// How often in a row a lane tries again by itself after a failure that may pass.
 const TRIES: u32 = 4;
@@ -113,8 +117,9 @@ pub struct LaneOptions {
 
 /// Starts lanes, in whatever process.
 pub trait Successors: Sync {
-    /// Starts a lane, or has a message on its way that does.
-    fn start(&self, lane: &Lane) -> Result<(), pg::BoxError>;
+    /// Starts a lane, or has a message on its way that does. `again`: how many messages for it
+    /// were lost, so that this one is not taken for one of them.
+    fn start(&self, lane: &Lane, again: u32) -> Result<(), pg::BoxError>;
 }
 
 /// How a lane ended.
@@ -161,16 +166,14 @@ pub fn run_lane(
     let Some(server) = objects.get::<ServerPlan>(state::SERVER)? else {
         return Ok(LaneEnd::Later("the run is being prepared"));
     };
+    let patient = patient::vault(vault, lane::OUTAGE_LIMIT, &given_up(options, progress))?;
+    let objects = RunObjects { vault: patient.clone(), ..objects };
+    let patient = Arc::new(patient);
     let last = last::of_run(&objects, progress)?;
     let tools = ChunkTools {
-        vault: Arc::new(vault.clone()),
+        vault: Arc::clone(&patient),
         known: last.known,
-        uploads: Uploads::start(
-            Arc::new(vault.clone()),
-            Arc::clone(progress),
-            2,
-            backup::UPLOAD_BYTES_PER_LANE,
-        ),
+        uploads: Uploads::start(patient, Arc::clone(progress), 2, backup::UPLOAD_BYTES_PER_LANE),
         progress: Arc::clone(progress),
         level: options.backup.level,
         // Each lane has its share: they do not know how fast the others are.
@@ -196,20 +199,13 @@ pub fn run_lane(
         signed: Mutex::default(),
         on: Mutex::default(),
         had_session: AtomicBool::new(false),
+        nth: LANES_HERE.fetch_add(1, Ordering::Relaxed),
+        rival: Mutex::default(),
+        placed: AtomicBool::new(false),
     };
     let result = member.go_through_with_signs(&last.cuts);
     member.leave_nothing();
-    let result = match result {
-        Err(error) if !error.may_pass() || matches!(error, BackupError::SnapshotsLost { .. }) => {
-            if vault.fail_run(name, &lane.run, &chain(&error))? {
-                return Err(error);
-            }
-            // It was over before: what became of it is not for this lane to say.
-            Err(BackupError::RunOver)
-        }
-        result => result,
-    };
-    match result {
+    match fail_with(vault, name, &lane.run, result) {
         Err(BackupError::RunOver) => {
             match vault.backup_for_request(name, &request.id, request.since)? {
                 Some(sealed) => Ok(LaneEnd::AlreadySealed(Box::new(sealed))),
@@ -218,6 +214,34 @@ pub fn run_lane(
         }
         result => result,
     }
+}
+
+/// Gives the run up with a lane that met what does not pass.
+fn fail_with(
+    vault: &Vault,
+    server: &ServerName,
+    run: &RunId,
+    result: Result<LaneEnd, BackupError>,
+) -> Result<LaneEnd, BackupError> {
+    match result {
+        Err(error) if !error.may_pass() || matches!(error, BackupError::SnapshotsLost { .. }) => {
+            if vault.fail_run(server, run, &chain(&error))? {
+                return Err(error);
+            }
+            // It was over before: what became of it is not for this lane to say.
+            Err(BackupError::RunOver)
+        }
+        result => result,
+    }
+}
+
+/// When a lane does not wait any more for a vault that is away.
+fn given_up(options: &LaneOptions, progress: &Arc<Progress>) -> patient::GivenUp {
+    let (deadline, progress) = (options.deadline, Arc::clone(progress));
+    Arc::new(move || {
+        progress.is_cancelled()
+            || deadline.is_some_and(|by| Instant::now() + lane::LAST_SECONDS >= by)
+    })
 }
 
 /// A lane asks for its successor while there is time to wait for it.
@@ -240,8 +264,9 @@ impl Member<'_> {
         &self,
         cuts: &std::collections::HashMap<String, LastCuts>,
     ) -> Result<LaneEnd, BackupError> {
-        // A late delivery must not pass for the one that is at work.
-        if self.last_sign()?.is_some_and(|sign| sign.generation > self.lane.generation) {
+        // A late delivery must not pass for the one that is at work. Looked for before the first
+        // sign of this one, which takes the place of whatever is there.
+        if self.look_for_rival()?.is_some_and(|sign| sign.generation > self.lane.generation) {
             return Ok(LaneEnd::NotNeeded("its successor is at work"));
         }
         std::thread::scope(|scope| {
@@ -334,15 +359,10 @@ impl Member<'_> {
         if self.objects.has(&state::done_name(database.oid))? {
             return Ok(Looked::Done);
         }
-        // A later one means that this one is late; another one of the same number that it was
-        // delivered twice, or that the other one has died.
-        let sign = self
-            .last_sign()?
-            .filter(|sign| !self.is_own(sign) && sign.resting.is_none() && sign::is_fresh(sign));
-        if sign.as_ref().is_some_and(|sign| sign.generation > self.lane.generation) {
+        self.look_for_rival()?;
+        if self.rival().is_some_and(|generation| generation > self.lane.generation) {
             return Ok(Looked::End(LaneEnd::NotNeeded("its successor is at work")));
         }
-        let has_twin = sign.is_some_and(|sign| sign.generation == self.lane.generation);
         let mut connection = match self.connect(name) {
             Ok(connection) => connection,
             Err(error) if error.is_database_gone() => {
@@ -354,11 +374,11 @@ impl Member<'_> {
             }
             Err(error) => return Err(error),
         };
-        // The one before has sent for this lane, and stays until it is there.
         let is_extra = !self.take_place(&mut connection, name)?;
-        if is_extra && has_twin {
+        if is_extra && !self.is_sent_for(&mut connection, name)? {
             return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
         }
+        self.placed.store(true, Ordering::Relaxed);
         if let Some(why) = self.has_no_room(&mut connection, name, is_extra)? {
             connection.close();
             return Ok(Looked::End(LaneEnd::NoRoom(why)));
@@ -414,15 +434,34 @@ impl Member<'_> {
         }
     }
 
-    /// The last sign of this lane, of whatever generation.
-    fn last_sign(&self) -> Result<Option<LaneSign>, BackupError> {
-        let signs = sign::lane_signs(&self.objects.vault, &self.objects.server, &self.objects.run)?;
-        Ok(signs.into_iter().find(|sign| sign.lane == self.lane.lane))
+    /// Whether this lane may work although somebody has its place: the one before has sent for it,
+    /// and stays until it is there; or nobody gives a sign there, and perhaps a dead one's session
+    /// has not ended yet. Not if this lane was delivered twice.
+    fn is_sent_for(
+        &self,
+        connection: &mut Connection,
+        database: &str,
+    ) -> Result<bool, BackupError> {
+        let is_heir = self.locks.try_lock_everywhere(connection, database, Key::Heir)?;
+        let Some(generation) = self.rival() else { return Ok(true) };
+        Ok(is_heir
+            && generation < self.lane.generation
+            && self.locks.is_giving_way(connection, database, self.lane.lane)?)
+    }
+
+    /// Reads the last sign of this lane, of whatever generation, and remembers whose it is.
+    fn look_for_rival(&self) -> Result<Option<LaneSign>, BackupError> {
+        let sign = self.objects.get::<LaneSign>(&state::lane_name(self.lane.lane))?;
+        if let Some(sign) = &sign {
+            self.note_rival(sign);
+        }
+        Ok(sign)
     }
 
     fn is_own(&self, sign: &LaneSign) -> bool {
         sign.generation == self.lane.generation
             && sign.pid == std::process::id()
+            && sign.nth == self.nth
             && sign.host == backup::hostname()
     }
 }

@@ -29,6 +29,9 @@ use crate::target::{TargetError, restore_target};
 /// Longest silence of the target before it counts as gone.
 const STALL: Duration = Duration::from_secs(600);
 
+/// Databases that a note lists.
+const NOTED: usize = 20;
+
 /// Problems that a sentence names.
 const NAMED: usize = 3;
 
@@ -47,6 +50,9 @@ pub struct Drill {
     pub backup: Option<BackupId>,
     /// Databases in place of those that the policy says.
     pub databases: Vec<String>,
+    /// Nobody tries it again: a restore that did not come to its end is a problem of the result,
+    /// although it might pass.
+    pub last_try: bool,
 }
 
 /// Called with the backup and the databases that were chosen.
@@ -107,17 +113,14 @@ impl DrillError {
             Self::Busy { .. } => true,
             Self::Vault(error) | Self::Record(ServiceError::Vault(error)) => error.may_pass(),
             Self::Record(_) => true,
-            Self::Restore(error) => is_passing(error),
+            Self::Restore(error) => error.may_pass(),
         }
     }
-}
 
-/// Whether the same restore may succeed later, or be continued then.
-pub(crate) fn is_passing(error: &RestoreError) -> bool {
-    match error {
-        // The report of what was met does not say whether it passes; damage does not.
-        RestoreError::Incomplete { damaged, .. } => damaged.is_empty(),
-        error => error.may_pass(),
+    /// Whether it says anything of the backup: not if somebody else holds a drill, or if this one
+    /// was stopped by who held it.
+    pub fn is_failure(&self) -> bool {
+        !matches!(self, Self::Busy { .. } | Self::Restore(RestoreError::Cancelled { .. }))
     }
 }
 
@@ -327,12 +330,15 @@ impl Drill {
         }
         match drilled {
             Ok(report) => result.databases.push(report),
-            Err(error) if is_passing(&error) => return Err(error.into()),
-            Err(error) => {
-                result.databases.push(DrillReport::not_restored(database, chain(&error)));
-            }
+            Err(error) if error.may_pass() && !self.counts(&error) => return Err(error.into()),
+            Err(error) => result.databases.push(not_restored(database, &error)),
         }
         Ok(())
+    }
+
+    /// Whether a restore that might pass counts as failed: there is no later try.
+    fn counts(&self, error: &RestoreError) -> bool {
+        self.last_try && matches!(error, RestoreError::Incomplete { .. })
     }
 
     fn assertions(&self, database: &str) -> Vec<Assertion> {
@@ -447,21 +453,68 @@ impl Drill {
     pub fn note(&self, result: &DrillResult) -> Result<(), ServiceError> {
         let databases: Vec<String> =
             result.databases.iter().map(|one| one.database.clone()).collect();
-        let rotates =
-            self.databases.is_empty() && *self.drill.databases() == DrillDatabases::Rotate;
         let note = DrillNote {
             request: self.request.clone(),
             at: Timestamp::now(),
             passed: result.passed(),
             backup: result.backup.clone(),
-            databases: databases.iter().take(20).cloned().collect(),
+            databases,
             why: result.why().map(|why| cut(&why)),
         };
-        Record::change(&self.vault, self.server(), |record| {
-            if rotates && let Some(last) = databases.last() {
-                record.drill.last_database = Some(last.clone());
-            }
-            record.drill.last = Some(note.clone());
-        })
+        write_note(&self.vault, self.server(), note, self.rotates())
     }
+
+    /// The same for a drill without a result: of which backup and databases, if they were chosen,
+    /// and why.
+    ///
+    /// # Errors
+    /// The record can't be written.
+    pub fn note_failure(
+        &self,
+        backup: Option<String>,
+        databases: Vec<String>,
+        why: &str,
+    ) -> Result<(), ServiceError> {
+        let request = self.request.clone();
+        let (at, why) = (Timestamp::now(), Some(cut(why)));
+        let note = DrillNote { request, at, passed: false, backup, databases, why };
+        write_note(&self.vault, self.server(), note, self.rotates())
+    }
+
+    fn rotates(&self) -> bool {
+        self.databases.is_empty() && *self.drill.databases() == DrillDatabases::Rotate
+    }
+}
+
+/// Writes a drill's note into its server's record. The next drill of those that rotate is of another
+/// database, however this one fared.
+pub(crate) fn write_note(
+    vault: &Vault,
+    server: &ServerName,
+    note: DrillNote,
+    rotates: bool,
+) -> Result<(), ServiceError> {
+    let last = note.databases.last().filter(|_| rotates).cloned();
+    let databases = note.databases.into_iter().take(NOTED).collect();
+    let note = DrillNote { databases, ..note };
+    Record::change(vault, server, |record| {
+        if let Some(last) = &last {
+            record.drill.last_database = Some(last.clone());
+        }
+        record.drill.last = Some(note.clone());
+    })
+}
+
+/// The report of a database that could not be restored, with what is known of it.
+fn not_restored(database: &str, error: &RestoreError) -> DrillReport {
+    let mut drilled = DrillReport::not_restored(database, chain(error));
+    if let Some(report) = error.report() {
+        drilled.roles_created.clone_from(&report.roles.created);
+        drilled.restore_seconds = report.duration_seconds;
+        for one in &report.databases {
+            drilled.refused.extend(one.failures.iter().cloned());
+            drilled.skipped.extend(one.skipped.iter().cloned());
+        }
+    }
+    drilled
 }

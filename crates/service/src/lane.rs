@@ -25,9 +25,6 @@ const MAX_DELIVERIES: u32 = 5;
 /// Failures in a row after which a lane is given up, and the run with it if no other lane lives.
 const MAX_FAILURES: u32 = 3;
 
-/// How often a lane looks whether its place is free: its request looks after the run anyway.
-const MAX_WAITS: u32 = 40;
-
 /// How long who sealed a backup may take to write that down before he tells it.
 const TELLING_LIMIT: Duration = Duration::from_secs(10);
 
@@ -54,8 +51,8 @@ struct Sender {
 }
 
 impl Successors for Sender {
-    fn start(&self, lane: &Lane) -> Result<(), BoxError> {
-        let message = LaneMessage::new(&self.message, lane);
+    fn start(&self, lane: &Lane, again: u32) -> Result<(), BoxError> {
+        let message = LaneMessage::new(&self.message, lane).sent_again(again);
         // Lanes work on threads of their own; the bus is asynchronous.
         Ok(self.runtime.block_on(self.service.send_lane(&message, None))?)
     }
@@ -74,11 +71,19 @@ impl Service {
         let opened = self.open(message.backup.clone(), &incoming).await?;
         let job = match opened {
             Opened::Job(job) => job,
-            // The request's own message finds the same, and says so.
-            Opened::Answered(_) | Opened::SetBack { .. } => {
-                return Ok(Worked::NotNeeded {
-                    why: "its server can't be backed up now".to_owned(),
-                });
+            // The request's own message finds the same, ends the run, and says so.
+            Opened::NotWanted { why, .. } => return Ok(Worked::NotNeeded { why }),
+            // It may be the only lane of its run.
+            Opened::SetBack { setback, .. } if message.may_wait() => {
+                let (next, after) = message.later();
+                let why = setback.why().to_owned();
+                tracing::warn!("lane {} waits: {why}", message.lane);
+                self.send_lane(&next, Some(after)).await?;
+                return Ok(Worked::PutOff { why, after });
+            }
+            // The request's own message waits longer, and starts the run again.
+            Opened::SetBack { setback, .. } => {
+                return Ok(Worked::NotNeeded { why: setback.why().to_owned() });
             }
         };
         if incoming.delivery_count > MAX_DELIVERIES {
@@ -134,7 +139,7 @@ impl Service {
                 return self.sealed_by_others(job, &manifest, delivery).await;
             }
             Ok(LaneEnd::HandedOver) => Worked::HandedOver { lane: lane.lane },
-            Ok(LaneEnd::Later(why)) if message.waits < MAX_WAITS => {
+            Ok(LaneEnd::Later(why)) if message.may_wait() => {
                 let (next, after) = message.later();
                 self.send_lane(&next, Some(after)).await?;
                 Worked::PutOff { why: why.to_owned(), after }

@@ -6,13 +6,16 @@ use flexkeep_vault::RunId;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::message::{BackupMessage, BadMessage, MESSAGE_VERSION, parse_versioned};
+use crate::message::{BackupMessage, BadMessage, MESSAGE_VERSION, is_zero, parse_versioned};
 
 /// Longest wait of a lane that finds something in its way.
 const MAX_DELAY: SignedDuration = SignedDuration::from_secs(30);
 
 /// Most lanes of a server; a message with more is not of this program.
 const MAX_LANE: u32 = 1_000;
+
+/// How often a lane looks for what is in its way to have gone.
+const MAX_WAITS: u32 = 40;
 
 /// Starts a lane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +37,9 @@ pub struct LaneMessage {
     /// How often in a row it failed.
     #[serde(default)]
     pub failures: u32,
+    /// How many messages for it went unanswered before this one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sent_again: u32,
 }
 
 impl LaneMessage {
@@ -47,7 +53,19 @@ impl LaneMessage {
             generation: lane.generation,
             waits: 0,
             failures: 0,
+            sent_again: 0,
         }
+    }
+
+    /// The same lane, of which so many messages went unanswered: the queue drops no id that it has
+    /// not seen.
+    pub(crate) fn sent_again(self, times: u32) -> Self {
+        Self { sent_again: times, ..self }
+    }
+
+    /// Whether it may look once more for what is in its way: its request looks after the run anyway.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.waits < MAX_WAITS
     }
 
     /// Reads a message's body.
@@ -69,7 +87,7 @@ impl LaneMessage {
     /// The id of the message on the queue. Runs are of a second of a server, and requests are of a
     /// server too, so the run's name and the server's set it apart.
     pub fn message_id(&self) -> String {
-        format!(
+        let mut id = format!(
             "lane/{}/{}/{}.{}~w{}.{}",
             self.backup.server,
             self.run.as_str(),
@@ -77,7 +95,11 @@ impl LaneMessage {
             self.generation,
             self.waits,
             self.failures
-        )
+        );
+        if self.sent_again > 0 {
+            id.push_str(&format!("~s{}", self.sent_again));
+        }
+        id
     }
 
     /// The same lane later: something that is no failure is in its way.
@@ -143,14 +165,17 @@ mod tests {
         ids.push(first.later().0.message_id());
         ids.push(first.again().0.message_id());
         ids.push(LaneMessage::new(&first.backup, &first.lane().next()).message_id());
+        ids.push(first.clone().sent_again(1).message_id());
+        ids.push(first.clone().sent_again(1).later().0.message_id());
         ids.sort();
         ids.dedup();
-        assert_eq!(ids.len(), 4);
+        assert_eq!(ids.len(), 6);
         let longest = LaneMessage {
             waits: u32::MAX,
             failures: u32::MAX,
             lane: 999,
             generation: u32::MAX,
+            sent_again: u32::MAX,
             ..first
         };
         assert!(longest.message_id().len() + "server-of-63-characters".len() + 40 <= 128 + 23);

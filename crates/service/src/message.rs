@@ -79,7 +79,7 @@ pub enum Reason {
     Manual,
 }
 
-fn is_zero(count: &u32) -> bool {
+pub(crate) fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 

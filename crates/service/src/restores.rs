@@ -21,11 +21,10 @@ use flexkeep_vault::{BackupId, Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::drills::{Drill, DrillError, DrillResult, is_passing};
+use crate::drills::{Drill, DrillError, DrillResult, write_note};
 use crate::error::ServiceError;
 use crate::events::Events;
 use crate::message::cut;
-use crate::record::Record;
 use crate::restore_message::{RestoreMessage, RestoreOrder};
 use crate::restore_record::{RestoreFate, RestoreRecord};
 use crate::service::{Service, blocking};
@@ -79,8 +78,8 @@ pub enum RestoreWorked {
 
 /// Why a request is not done yet.
 enum Setback {
-    /// Something that passes by itself.
-    Passing(String),
+    /// Something that passes by itself, and what is there.
+    Passing(String, Option<Value>),
     /// Something in the way that is no failure, such as a time limit.
     Busy(String),
     /// Something that a human must mend, and what is there.
@@ -155,7 +154,7 @@ impl Service {
             Ok(Ok(event)) => self.tell_end(&job, event).await,
             Ok(Err(setback)) => self.set_restore_back(&job.message, Some(&job), setback).await,
             Err(error) => {
-                let setback = Setback::Passing(chain(&error));
+                let setback = Setback::Passing(chain(&error), None);
                 self.set_restore_back(&job.message, Some(&job), setback).await
             }
         }
@@ -171,11 +170,12 @@ impl Service {
             return Ok(Ok(event));
         }
         if job.delivery > MAX_DELIVERIES {
-            return Ok(Err(Setback::Passing(format!(
+            let why = format!(
                 "its worker ended without an answer {} times, by a crash, a time limit or a lack \
                  of memory; the log of the function app says more",
                 job.delivery - 1
-            ))));
+            );
+            return Ok(Err(Setback::Passing(why, None)));
         }
         if let Err(setback) = job.allowed() {
             return Ok(Err(setback));
@@ -236,7 +236,7 @@ impl Service {
             if let Ok(joined) = result {
                 let died = |error| ServiceError::Internal(format!("the restore died: {error}"));
                 return Ok(match joined.map_err(died)? {
-                    Err(Setback::Passing(_)) if stopped => {
+                    Err(Setback::Passing(_, report)) if stopped => {
                         let why = format!(
                             "the {} was stopped before the function's time limit \
                              (functionTimeout in host.json)",
@@ -244,7 +244,11 @@ impl Service {
                         );
                         // A restore goes on where it was; a drill begins anew each time.
                         let begins_anew = job.message.drill.is_some();
-                        Err(if begins_anew { Setback::Passing(why) } else { Setback::Busy(why) })
+                        Err(if begins_anew {
+                            Setback::Passing(why, report)
+                        } else {
+                            Setback::Busy(why)
+                        })
                     }
                     other => other,
                 });
@@ -317,14 +321,14 @@ impl Service {
         setback: Setback,
     ) -> Result<RestoreWorked, ServiceError> {
         let (why, report) = match setback {
-            Setback::Passing(_) if message.attempt < ATTEMPTS => {
+            Setback::Passing(..) if message.attempt < ATTEMPTS => {
                 return self.put_restore_off(message, job, setback).await;
             }
             Setback::Busy(_) if message.waits < MAX_WAITS => {
                 return self.put_restore_off(message, job, setback).await;
             }
-            Setback::Passing(why) => {
-                (format!("given up after {} tries; the last: {why}", message.attempt), None)
+            Setback::Passing(why, report) => {
+                (format!("given up after {} tries; the last: {why}", message.attempt), report)
             }
             Setback::Busy(why) => (format!("given up after waiting for a day: {why}"), None),
             Setback::Lasting(why, report) => (why, report),
@@ -367,7 +371,7 @@ impl Service {
                 let next = message.next_look(&why);
                 (why, next)
             }
-            Setback::Passing(why) | Setback::Lasting(why, _) => {
+            Setback::Passing(why, _) | Setback::Lasting(why, _) => {
                 let next = message.next_try(&why);
                 (why, next)
             }
@@ -451,7 +455,7 @@ impl Job {
             record.backup.get_or_insert_with(|| backup.to_string());
             record.fate = RestoreFate::Running;
         })
-        .map_err(|error| Setback::Passing(chain(&error)))?;
+        .map_err(|error| Setback::Passing(chain(&error), None))?;
         Ok(Some(backup))
     }
 
@@ -487,6 +491,7 @@ impl Job {
             request: self.message.request.clone(),
             backup,
             databases: order.databases.clone(),
+            last_try: self.message.attempt >= ATTEMPTS,
         };
         let chosen = |_: &str, databases: &[String]| {
             let known = |record: &mut RestoreRecord| {
@@ -498,7 +503,7 @@ impl Job {
         match drill.run(progress, &chosen) {
             Ok(result) => Ok(Done::Drilled(Box::new((drill, result)))),
             Err(error @ DrillError::Busy { .. }) => Err(Setback::Busy(error.to_string())),
-            Err(error) if error.may_pass() => Err(Setback::Passing(chain(&error))),
+            Err(error) if error.may_pass() => Err(Setback::Passing(chain(&error), None)),
             Err(error) => Err(Setback::Lasting(chain(&error), None)),
         }
     }
@@ -514,14 +519,16 @@ impl Job {
         let target = target.ok_or_else(|| lasting("the policy has no such target".to_owned()))?;
         let into = restore_target(target).map_err(|error| lasting(chain(&error)))?;
         let mut options = order.options(target.lanes() as usize);
-        let record = self.change(|_| {}).map_err(|error| Setback::Passing(chain(&error)))?;
+        let record = self.change(|_| {}).map_err(|error| Setback::Passing(chain(&error), None))?;
         // Whether it had begun and was loaded, as far as this delivery knows.
         let known = Cell::new((record.begun, record.ending.is_some()));
         let result = self.restore_into(backup, &into, &mut options, &known, progress);
         match result {
             // What is in its way may be its own doing: of a delivery that works on it too, or did
             // until just now. Whoever looks again sees what came of that.
-            Err(Setback::Lasting(why, _) | Setback::Passing(why)) if self.moved_on(known.get()) => {
+            Err(Setback::Lasting(why, _) | Setback::Passing(why, _))
+                if self.moved_on(known.get()) =>
+            {
                 let why = format!("another delivery of this request was at work ({why})");
                 Err(Setback::Busy(why))
             }
@@ -548,7 +555,7 @@ impl Job {
             .map_err(|error| self.of_restore(&error))?;
         // Read after the journals were looked for: what another delivery has completed by then says
         // so, and is not to be cleaned away.
-        let record = self.change(|_| {}).map_err(|error| Setback::Passing(chain(&error)))?;
+        let record = self.change(|_| {}).map_err(|error| Setback::Passing(chain(&error), None))?;
         if record.event.is_some() {
             return Err(Setback::Busy("another delivery has ended this request".to_owned()));
         }
@@ -599,7 +606,7 @@ impl Job {
         }
         self.change(|record| record.begun = true)
             .map(drop)
-            .map_err(|error| Setback::Passing(chain(&error)))
+            .map_err(|error| Setback::Passing(chain(&error), None))
     }
 
     fn of_restore(&self, error: &RestoreError) -> Setback {
@@ -609,7 +616,7 @@ impl Job {
             RestoreError::Busy { .. } => Setback::Busy(why),
             // The session of a worker that was killed may still be dropping or making a database.
             error if is_no_database(error) && self.has_begun() => Setback::Busy(why),
-            error if is_passing(error) => Setback::Passing(why),
+            error if error.may_pass() => Setback::Passing(why, report),
             _ => Setback::Lasting(why, report),
         }
     }
@@ -644,16 +651,10 @@ impl Job {
                 at: Timestamp::now(),
                 passed: false,
                 backup: backup.clone(),
-                databases: databases.iter().take(20).cloned().collect(),
+                databases,
                 why: Some(cut(why)),
             };
-            Record::change(&self.vault, &self.message.server, |record| {
-                // The next drill is of another database, however this one fared.
-                if rotates && let Some(last) = databases.last() {
-                    record.drill.last_database = Some(last.clone());
-                }
-                record.drill.last = Some(note.clone());
-            })?;
+            write_note(&self.vault, &self.message.server, note, rotates)?;
         }
         let event = self.events.restore_failed(&self.message, backup.as_deref(), why, report);
         self.end(event, RestoreFate::Failed { why: why.to_owned() })
@@ -679,7 +680,7 @@ fn is_no_database(error: &RestoreError) -> bool {
 
 fn of_vault(error: &VaultError) -> Setback {
     let why = format!("the vault cannot be used: {}", chain(error));
-    if error.may_pass() { Setback::Passing(why) } else { Setback::Lasting(why, None) }
+    if error.may_pass() { Setback::Passing(why, None) } else { Setback::Lasting(why, None) }
 }
 
 /// One line about work that goes on.

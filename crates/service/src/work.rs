@@ -8,7 +8,7 @@ use flexkeep_engine::{
 };
 use flexkeep_policy::{Outcome, Policy, ServerPolicy};
 use flexkeep_vault::manifest::Manifest;
-use flexkeep_vault::{Vault, VaultError};
+use flexkeep_vault::{RunId, RunRecord, RunState, Vault, VaultError};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::error::ServiceError;
@@ -100,6 +100,18 @@ pub(crate) enum Setback {
     Lasting(String),
 }
 
+impl Setback {
+    /// In words.
+    pub(crate) fn why(&self) -> &str {
+        let (Self::Passing(why)
+        | Self::Busy(why)
+        | Self::AtWork(why)
+        | Self::Occupied(why)
+        | Self::Lasting(why)) = self;
+        why
+    }
+}
+
 /// A request with all that its work needs.
 pub(crate) struct Job {
     pub(crate) message: BackupMessage,
@@ -114,8 +126,17 @@ pub(crate) struct Job {
 /// What came of looking up what a request needs.
 pub(crate) enum Opened {
     Job(Box<Job>),
-    Answered(Worked),
-    SetBack { events: Events, setback: Setback, attempts: u32 },
+    /// The policy does not want it any more.
+    NotWanted {
+        policy: Box<Policy>,
+        events: Events,
+        why: String,
+    },
+    SetBack {
+        events: Events,
+        setback: Setback,
+        attempts: u32,
+    },
 }
 
 impl Service {
@@ -130,7 +151,9 @@ impl Service {
         };
         let job = match self.open(message.clone(), &incoming).await? {
             Opened::Job(job) => job,
-            Opened::Answered(worked) => return Ok(worked),
+            Opened::NotWanted { policy, events, why } => {
+                return self.not_wanted(&policy, &message, &events, why).await;
+            }
             Opened::SetBack { events, setback, attempts } => {
                 return self.set_back(&message, None, &events, setback, attempts).await;
             }
@@ -171,14 +194,10 @@ impl Service {
         };
         let events = Self::events(&policy);
         let server = match Self::known_server(&policy, message.server.as_str()) {
-            Ok(server) if server.enabled() || message.instant.is_none() => server.clone(),
-            no_more => {
-                let why = no_more.map_or_else(
-                    |error| chain(&error),
-                    |_| "the server is disabled in the policy (enabled = false)".to_owned(),
-                );
-                let worked = self.not_wanted(&policy, &message, &events, why).await?;
-                return Ok(Opened::Answered(worked));
+            Ok(server) => server.clone(),
+            Err(error) => {
+                let why = chain(&error);
+                return Ok(Opened::NotWanted { policy: Box::new(policy), events, why });
             }
         };
         let attempts = server.max_attempts();
@@ -192,6 +211,20 @@ impl Service {
                 return Ok(Opened::SetBack { events, setback: of_vault(&error), attempts });
             }
         };
+        if !server.enabled() && message.instant.is_some() {
+            // What has begun goes on.
+            let (place, asked) = (vault.clone(), message.clone());
+            match blocking(move || run_of(&place, &asked)).await? {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let why = "the server is disabled in the policy (enabled = false)".to_owned();
+                    return Ok(Opened::NotWanted { policy: Box::new(policy), events, why });
+                }
+                Err(error) => {
+                    return Ok(Opened::SetBack { events, setback: of_vault(&error), attempts });
+                }
+            }
+        }
         Ok(Opened::Job(Box::new(Job {
             message,
             server,
@@ -211,8 +244,8 @@ impl Service {
         self.set_back(&job.message, Some(job), &job.events, setback, job.attempts).await
     }
 
-    /// Gives up a request that the policy does not want any more, unless its backup is there and
-    /// only the news of it is missing.
+    /// Gives up a request that the policy does not want any more, and its run if it has one, unless
+    /// its backup is there and only the news of it is missing.
     async fn not_wanted(
         &self,
         policy: &Policy,
@@ -222,8 +255,14 @@ impl Service {
     ) -> Result<Worked, ServiceError> {
         let (place, asked) = (policy.vault().clone(), message.clone());
         let stores = Arc::clone(&self.options.stores);
+        let reason = why.clone();
         let find = move || {
             let vault = Vault::open(&place, stores.as_ref()).ok()?;
+            if let Ok(Some(run)) = run_of(&vault, &asked)
+                && let Err(error) = vault.fail_run(&asked.server, &run, &reason)
+            {
+                tracing::error!("run {} cannot be ended: {}", run.as_str(), chain(&error));
+            }
             vault.backup_for_request(&asked.server, &asked.request, asked.since()).ok()?
         };
         let Some(manifest) = blocking(find).await? else {
@@ -235,8 +274,9 @@ impl Service {
         }
     }
 
-    /// Begins the run of a request, unless it was made before, and goes on as its first lane.
-    async fn run(&self, job: &Job) -> Result<Worked, ServiceError> {
+    /// Answers a request whose backup is there, that was given up, or that kills its workers; `None`
+    /// where there is work to do.
+    async fn answer_without_work(&self, job: &Job) -> Result<Option<Worked>, ServiceError> {
         let message = &job.message;
         let since = message.since();
         let found = {
@@ -258,27 +298,27 @@ impl Service {
                         .is_some_and(|note| matches!(note.fate, Fate::Sealed { .. }));
                 if told {
                     let why = "another lane has sealed the backup".to_owned();
-                    return Ok(Worked::NotNeeded { why });
+                    return Ok(Some(Worked::NotNeeded { why }));
                 }
-                return self.complete(job, &manifest).await;
+                return self.complete(job, &manifest).await.map(Some);
             }
             Ok((None, Ok((record, _)))) => record,
             Ok((None, Err(error))) => {
-                return self.set_job_back(job, Setback::Busy(chain(&error))).await;
+                return self.set_job_back(job, Setback::Busy(chain(&error))).await.map(Some);
             }
-            Err(error) => return self.set_job_back(job, of_vault(&error)).await,
+            Err(error) => return self.set_job_back(job, of_vault(&error)).await.map(Some),
         };
         match record.note_of(&message.request) {
             Some(note) if note.attempt > message.attempt && message.requested <= note.at => {
                 let why = format!("try {} of this request goes on", note.attempt);
-                return Ok(Worked::NotNeeded { why });
+                return Ok(Some(Worked::NotNeeded { why }));
             }
             Some(RequestNote { at, fate: Fate::Failed { why }, .. })
                 if message.requested <= *at =>
             {
                 // Perhaps whoever gave it up did not come to tell.
                 self.tell(&job.events.failed(message, why)).await?;
-                return Ok(Worked::Failed { why: why.clone() });
+                return Ok(Some(Worked::Failed { why: why.clone() }));
             }
             _ => {}
         }
@@ -288,7 +328,15 @@ impl Service {
                  of memory; the log of the function app says more",
                 job.delivery - 1
             );
-            return self.set_job_back(job, Setback::Passing(why)).await;
+            return self.set_job_back(job, Setback::Passing(why)).await.map(Some);
+        }
+        Ok(None)
+    }
+
+    /// Begins the run of a request, unless it was made before, and goes on as its first lane.
+    async fn run(&self, job: &Job) -> Result<Worked, ServiceError> {
+        if let Some(worked) = self.answer_without_work(job).await? {
+            return Ok(worked);
         }
         let config = match target(&job.server) {
             Ok(config) => config,
@@ -364,6 +412,7 @@ impl Service {
             keep_connections_free: job.server.keep_connections_free(),
             split_tables: job.server.split_tables(),
             exclude_databases: job.server.exclude_databases().to_vec(),
+            attempts: job.server.max_attempts(),
             pg_bin: self.options.pg_bin.clone(),
             tool: self.options.tool.clone(),
             request: Some(Request {
@@ -574,6 +623,14 @@ impl Drop for StopWhenDropped {
     }
 }
 
+/// The run of a request that is at work.
+fn run_of(vault: &Vault, message: &BackupMessage) -> Result<Option<RunId>, VaultError> {
+    let is_its = |run: &RunRecord| {
+        run.state == RunState::Running && run.request.as_deref() == Some(message.request.as_str())
+    };
+    Ok(vault.list_runs(&message.server)?.into_iter().find(is_its).map(|run| run.run))
+}
+
 fn of_vault(error: &VaultError) -> Setback {
     let why = format!("the vault cannot be used: {}", chain(error));
     if error.may_pass() { Setback::Passing(why) } else { Setback::Lasting(why) }
@@ -583,6 +640,8 @@ fn of_vault(error: &VaultError) -> Setback {
 pub(crate) fn of_backup(error: &BackupError, stopped: bool) -> Setback {
     match error {
         BackupError::AnotherBackup { .. } => Setback::Occupied(error.to_string()),
+        // As many as the policy allows: another try would take as many again.
+        BackupError::SnapshotsLost { .. } => Setback::Lasting(chain(error)),
         error if stopped && error.may_pass() => Setback::Passing(
             "it was stopped before the function's time limit (functionTimeout in host.json); \
              what it stored is used by the next try"
@@ -609,4 +668,17 @@ fn line(message: &BackupMessage, progress: &Progress) -> String {
         reading.objects_total,
         reading.phase
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_that_lost_all_its_snapshots_is_not_tried_as_often_again() {
+        let database = "shop".to_owned();
+        let error = BackupError::SnapshotsLost { database, attempts: 3, reason: "gone".to_owned() };
+        assert!(matches!(of_backup(&error, false), Setback::Lasting(why) if why.contains("gone")));
+        assert!(matches!(of_backup(&BackupError::UploadFailed, false), Setback::Passing(_)));
+    }
 }

@@ -5,8 +5,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use flexkeep_bus::{MAX_EVENT_BYTES, Message, QueueOptions};
-use flexkeep_service::{BackupMessage, Fate, Incoming, ServiceError, Worked};
-use flexkeep_vault::ServerName;
+use flexkeep_engine::Lane;
+use flexkeep_service::{BackupMessage, Fate, Incoming, LaneMessage, ServiceError, Worked};
+use flexkeep_vault::{RunId, RunRecord, RunState, ServerName};
 use jiff::Timestamp;
 use support::*;
 
@@ -510,4 +511,76 @@ async fn without_a_memory_for_ids_two_messages_of_a_request_are_one_backup() {
     assert_eq!(bench.vault().backups(&server).unwrap().len(), 1);
     let ids = bench.ids_of("backup.completed");
     assert_eq!((ids.len(), ids.iter().all(|id| *id == ids[0])), (3, true));
+}
+
+fn run_of(message: &BackupMessage) -> RunRecord {
+    let started = at(INSTANT);
+    RunRecord {
+        run: RunId::new(started),
+        server: message.server.clone(),
+        request: Some(message.request.clone()),
+        attempt: 1,
+        started,
+        host: "here".to_owned(),
+        pid: 1,
+        state: RunState::Running,
+    }
+}
+
+async fn work_as_lane(bench: &Bench, message: &LaneMessage) -> Worked {
+    let body = serde_json::to_vec(message).unwrap();
+    let queued = Message::new(message.message_id(), body);
+    bench.service.lane(incoming(&queued, 1)).await.expect("it is answered")
+}
+
+fn waiting_lanes(bench: &Bench) -> Vec<LaneMessage> {
+    let peeked = bench.queues.peek(LANES, 100).expect("a queue is read");
+    peeked
+        .iter()
+        .map(|one| LaneMessage::parse(&one.message.body, Timestamp::now()).unwrap())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_waits_while_the_policy_or_the_vault_cannot_be_read() {
+    let bench = Bench::daily();
+    let lane = Lane { run: run_of(&message()).run, lane: 0, generation: 3 };
+    let first = LaneMessage::new(&message(), &lane);
+    bench.write_policy_text("nonsense");
+    let worked = work_as_lane(&bench, &first).await;
+    let Worked::PutOff { why, .. } = worked else { panic!("{worked:?}") };
+    assert!(why.contains("policy"), "{why}");
+    let [later] = <[_; 1]>::try_from(waiting_lanes(&bench)).unwrap();
+    assert_eq!((later.lane(), later.waits), (lane, 1));
+    // It has an end: the request's own message waits longer.
+    let late = LaneMessage { waits: 1_000, ..later };
+    assert!(matches!(work_as_lane(&bench, &late).await, Worked::NotNeeded { .. }));
+    bench.write_policy(&[daily("shop", "")]);
+    std::fs::write(bench.folder.path().join("vault"), "a file").unwrap();
+    let worked = work_as_lane(&bench, &LaneMessage { generation: 4, ..first }).await;
+    assert!(matches!(worked, Worked::PutOff { .. }), "{worked:?}");
+    assert_eq!((waiting_lanes(&bench).len(), bench.events().len()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_disabled_in_the_middle_is_backed_up_to_the_end() {
+    let bench = Bench::new(&[daily("shop", "enabled = false")]);
+    let (vault, record) = (bench.vault(), run_of(&message()));
+    vault.open_run(&record).unwrap();
+    // The run goes on: what the lane lacks is its plan.
+    let lane =
+        LaneMessage::new(&message(), &Lane { run: record.run.clone(), lane: 1, generation: 0 });
+    let worked = work_as_lane(&bench, &lane).await;
+    assert!(matches!(worked, Worked::PutOff { .. }), "{worked:?}");
+    assert_eq!(bench.events(), []);
+    // Not of a server that the policy does not have any more: the request ends the run, and tells it.
+    bench.write_policy(&[daily("crm", "")]);
+    let worked = work_as_lane(&bench, &lane).await;
+    assert!(matches!(worked, Worked::NotNeeded { .. }), "{worked:?}");
+    assert_eq!(bench.events(), []);
+    let worked = bench.work(&message()).await.unwrap();
+    assert!(matches!(worked, Worked::Failed { .. }), "{worked:?}");
+    let state = vault.run(&record.server, &record.run).unwrap().unwrap().state;
+    assert!(matches!(state, RunState::Failed { .. }), "{state:?}");
+    assert_eq!(types(&bench), ["backup.failed"]);
 }

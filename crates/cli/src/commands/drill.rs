@@ -1,7 +1,10 @@
 //! `flexkeep drill`
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::sync::Arc;
 
+use flexkeep_engine::{Progress, chain};
 use flexkeep_policy::{Policy, ProcessEnv};
 use flexkeep_service::{Drill, DrillError, DrillOrder, DrillResult, ServiceError, What};
 use flexkeep_vault::Vault;
@@ -53,8 +56,9 @@ fn here(path: &Path, args: &DrillArgs, output: &Output) -> Result<Exit, Failure>
         SCREEN.print(&format!("a drill of {} on target {target}", args.server));
     }
     let (backup, databases) = (args.backup.clone(), args.database.clone());
-    let drill = Drill { vault, policy, drill, request, backup, databases };
-    let result = watched(output, |progress| drill.run(progress, &|_, _| Ok(())).map_err(of_drill))?;
+    let last_try = true;
+    let drill = Drill { vault, policy, drill, request, backup, databases, last_try };
+    let result = watched(output, |progress| held(&drill, progress))?;
     drill.note(&result).map_err(|error| of_drill(error.into()))?;
     let why = result.why();
     let exit = if why.is_none() { Exit::Success } else { Exit::Failed };
@@ -65,6 +69,25 @@ fn here(path: &Path, args: &DrillArgs, output: &Output) -> Result<Exit, Failure>
         output::text(&render::drill::page(&result))?;
     }
     Ok(exit)
+}
+
+/// Holds the drill. One that comes to no result is noted here: `flexkeep status` shall not go on
+/// saying that the last one passed.
+fn held(drill: &Drill, progress: &Arc<Progress>) -> Result<DrillResult, Failure> {
+    let known = RefCell::new((None, Vec::new()));
+    let chosen = |backup: &str, databases: &[String]| {
+        *known.borrow_mut() = (Some(backup.to_owned()), databases.to_vec());
+        Ok(())
+    };
+    drill.run(progress, &chosen).map_err(|error| {
+        if error.is_failure() && !progress.is_cancelled() {
+            let (backup, databases) = known.take();
+            if let Err(error) = drill.note_failure(backup, databases, &chain(&error)) {
+                tracing::error!("the drill's failure is not in the status: {}", chain(&error));
+            }
+        }
+        of_drill(error)
+    })
 }
 
 fn of_drill(error: DrillError) -> Failure {

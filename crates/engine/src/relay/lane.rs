@@ -15,7 +15,7 @@ use super::join::{self, Held, Locked};
 use super::journaler::{self, Read, Written};
 use super::locks::{ItemLocks, Key, Locks, SessionClaims};
 use super::room;
-use super::sign::{FRESH, On, Sighting, Signed, lane_signs};
+use super::sign::{LaneSign, On, Sighting, Signed, is_fresh, lane_signs};
 use super::state::{self, AttemptPlan, RunObjects, ServerPlan};
 use super::todo::Todo;
 use super::{Lane, LaneOptions, Successors};
@@ -41,6 +41,11 @@ const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// How long signs are listened for before that.
 const LISTEN_FOR: Duration = Duration::from_secs(15);
+
+/// How long a store, or the queue, may be away before a lane gives its snapshot up for it, and how
+/// soon a message is sent again that could not be.
+pub(super) const OUTAGE_LIMIT: Duration = Duration::from_secs(600);
+const SEND_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// How long before its deadline a lane goes, whoever holds the snapshot then.
 pub(super) const LAST_SECONDS: Duration = Duration::from_secs(15);
@@ -68,6 +73,12 @@ pub(super) struct Member<'a> {
     pub(super) on: Mutex<Option<On>>,
     /// It has had this lane's place before, with a session that may not have ended yet.
     pub(super) had_session: AtomicBool,
+    /// Which of the lanes that this process has worked as.
+    pub(super) nth: u64,
+    /// The generation of somebody else who worked as this lane, and when he said so last.
+    pub(super) rival: Mutex<Option<(u32, Timestamp)>>,
+    /// It has this lane's place, or was sent for by whoever has.
+    pub(super) placed: AtomicBool,
 }
 
 /// Why a lane stops working on a snapshot.
@@ -181,12 +192,16 @@ struct Shift<'m, 'a> {
     todo: Todo,
     /// Whether this is the one connection more, until the predecessor has gone.
     is_extra: bool,
-    /// When the successor was sent for.
+    /// When the successor was sent for, and how many messages to it went unanswered before.
     asked: Option<Instant>,
+    unanswered: u32,
+    /// Since when its message can't be sent, and when that was last tried.
+    unsent: Option<(Instant, Instant)>,
     looked: Instant,
-    /// Sessions of lanes that gave a sign since nothing moves, and when it was last listened for.
+    /// Sessions of lanes that gave a sign since nothing moves; when they were first and last listened
+    /// for.
     heard: HashSet<i32>,
-    listened: Instant,
+    listening: Option<(Instant, Instant)>,
     /// When the server's connections were last counted.
     counted: Instant,
 }
@@ -214,9 +229,11 @@ impl<'m, 'a> Shift<'m, 'a> {
             todo,
             is_extra,
             asked: None,
+            unanswered: 0,
+            unsent: None,
             looked: now,
             heard: HashSet::new(),
-            listened: now,
+            listening: None,
             counted: now,
         };
         shift.show();
@@ -310,14 +327,8 @@ impl<'m, 'a> Shift<'m, 'a> {
             let journal = ItemJournal::open(None, id);
             let Held { connection, plan, .. } = &mut self.held;
             let reading = Reading { database: &plan.database.name, entries: &plan.entries, tools };
-            let slices = match read_parts(connection, &reading, &mut chunker, &item.parts, &journal)
-            {
-                Err(BackupError::UploadFailed) => {
-                    tools.uploads.drain()?;
-                    return Err(BackupError::UploadFailed);
-                }
-                slices => slices?,
-            };
+            let slices = read_parts(connection, &reading, &mut chunker, &item.parts, &journal);
+            let slices = slices.or_else(|error| self.of_reading(error))?;
             self.todo.move_on();
             let mark = tools.uploads.mark();
             // The receiver ends only with a failure, which is looked for in the next round.
@@ -331,22 +342,29 @@ impl<'m, 'a> Shift<'m, 'a> {
     fn free_what_is_stuck(&mut self) -> Result<(), BackupError> {
         if self.todo.still_for() < STUCK_AFTER {
             self.heard.clear();
+            self.listening = None;
             return Ok(());
         }
-        if self.listened.elapsed() < LOOK_EVERY {
+        if self.listening.is_some_and(|(_, last)| last.elapsed() < LOOK_EVERY) {
             return Ok(());
         }
-        self.listened = Instant::now();
         let member = self.member;
         let objects = &member.objects;
         let signs = lane_signs(&objects.vault, &objects.server, &objects.run)?;
-        let now = Timestamp::now();
-        let fresh = signs.iter().filter(|sign| now.duration_since(sign.at) < FRESH);
+        let fresh = signs.iter().filter(|sign| is_fresh(sign));
         self.heard.extend(fresh.filter_map(|sign| sign.backend));
-        // In a hand-over two write the sign of one lane in turn; in this time both are heard.
-        if self.todo.still_for() < STUCK_AFTER + LISTEN_FOR {
+        // In a hand-over two write the sign of one lane in turn; in this time both are heard. It
+        // begins anew when the vault could not be asked for a while: others could not sign either.
+        let at = Instant::now();
+        let first = match self.listening {
+            Some((first, last)) if last.elapsed() < LISTEN_FOR => first,
+            _ => at,
+        };
+        self.listening = Some((first, at));
+        if first.elapsed() < LISTEN_FOR {
             return Ok(());
         }
+        self.listening = None;
         self.todo.move_on();
         let alive: Vec<i32> = self.heard.drain().collect();
         let database = self.held.plan.database.name.clone();
@@ -384,7 +402,7 @@ impl<'m, 'a> Shift<'m, 'a> {
         if self.held.unlocked.is_empty() {
             return Ok(true);
         }
-        let Held { connection, plan, folder, unlocked, .. } = &mut self.held;
+        let Held { connection, plan, unlocked, .. } = &mut self.held;
         let database = plan.database.name.as_str();
         let mut tables: Vec<(u32, Vec<u8>)> = Vec::new();
         for part in &item.parts {
@@ -402,17 +420,37 @@ impl<'m, 'a> Shift<'m, 'a> {
         // A table that is gone can't be locked: that it is gone is found by the check.
         let locked = matches!(join::try_lock(connection, database, &tables)?, Locked::Yes);
         let oids: Vec<u32> = tables.iter().map(|(oid, _)| *oid).collect();
-        let checked = snapshot::refuse_swapped(connection, database, Some(&oids));
+        self.refuse_swapped(&oids, "was emptied, rewritten or dropped before it was read")?;
+        if locked {
+            self.held.unlocked.retain(|oid| !oids.contains(oid));
+        }
+        Ok(locked)
+    }
+
+    /// What an item could not be read for; with a table that is not what the snapshot sees the
+    /// snapshot is given up, before anybody relies on what was read.
+    fn of_reading<T>(&self, error: BackupError) -> Result<T, BackupError> {
+        match &error {
+            BackupError::UploadFailed => self.member.tools.uploads.drain()?,
+            BackupError::Changed { database, .. } => {
+                let (attempt, why) = (self.held.plan.attempt, error.to_string());
+                self.member.lose(&self.held.folder, database, attempt, join::Why::Other(&why))?;
+            }
+            _ => {}
+        }
+        Err(error)
+    }
+
+    /// Gives the snapshot up if one of these tables is not any more what it sees.
+    fn refuse_swapped(&mut self, oids: &[u32], how: &str) -> Result<(), BackupError> {
+        let Held { connection, plan, folder, .. } = &mut self.held;
+        let database = plan.database.name.as_str();
+        let checked = snapshot::refuse_swapped(connection, database, Some(oids));
         if let Err(BackupError::Changed { what, .. }) = &checked {
-            let reason = format!("{what} was emptied, rewritten or dropped before it was read");
+            let reason = format!("{what} {how}");
             self.member.lose(folder, database, plan.attempt, join::Why::Other(&reason))?;
         }
-        checked?;
-        if !locked {
-            return Ok(false);
-        }
-        unlocked.retain(|oid| !oids.contains(oid));
-        Ok(true)
+        checked
     }
 
     /// Once a second: is the snapshot still wanted, has the predecessor gone, is the successor
@@ -420,7 +458,11 @@ impl<'m, 'a> Shift<'m, 'a> {
     fn look_around(&mut self) -> Result<Option<Stop>, BackupError> {
         let member = self.member;
         if member.is_at_deadline() {
-            self.ask_for_successor()?;
+            self.unsent = None;
+            if self.ask_for_successor()?.is_none() {
+                let failed = "its message could not be sent before the time was up";
+                return Err(BackupError::Successor(failed.into()));
+            }
             return Ok(Some(Stop::TimeUp));
         }
         let over = member.is_over_budget();
@@ -442,6 +484,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             let connection = &mut self.held.connection;
             if member.locks.try_lock_everywhere(connection, &database, key)? {
                 self.is_extra = false;
+                member.locks.unlock(connection, &database, Key::Heir)?;
             }
         }
         if !over {
@@ -454,17 +497,26 @@ impl<'m, 'a> Shift<'m, 'a> {
             // Another lane is being succeeded.
             return Ok(None);
         }
-        let asked = self.ask_for_successor()?;
+        let Some(asked) = self.ask_for_successor()? else {
+            member.locks.unlock(&mut self.held.connection, &database, Key::Extra)?;
+            return Ok(None);
+        };
         if self.has_successor()? {
             return Ok(Some(Stop::TimeUp));
         }
         if asked.elapsed() < SUCCESSOR_LIMIT {
             return Ok(None);
         }
-        // Where all places for lanes are taken by lanes that wait for one, somebody has to go; and
-        // the others want to be succeeded too.
+        // Where all places for lanes are taken by lanes that wait for one, somebody has to go: one
+        // at a time, as only one can have sent for its successor.
+        if self.has_other(|_| true)? {
+            return Ok(Some(Stop::TimeUp));
+        }
+        // Its message may be lost; and others want to be succeeded too.
+        self.asked = None;
+        self.unanswered += 1;
         member.locks.unlock(&mut self.held.connection, &database, Key::Extra)?;
-        Ok(self.has_other()?.then_some(Stop::TimeUp))
+        Ok(None)
     }
 
     /// Goes if others want the server's last connections, while another lane holds the snapshot.
@@ -475,20 +527,43 @@ impl<'m, 'a> Shift<'m, 'a> {
         self.counted = Instant::now();
         let why = self.member.should_make_room(&mut self.held.connection, database)?;
         match why {
-            Some(why) if self.has_other()? => Ok(Some(Stop::NoRoom(why))),
+            Some(why) if self.has_other(|sign| !sign.leaving)? => Ok(Some(Stop::NoRoom(why))),
             _ => Ok(None),
         }
     }
 
-    /// Sends the successor's message, once; gives when that was.
-    fn ask_for_successor(&mut self) -> Result<Instant, BackupError> {
-        if let Some(asked) = self.asked {
-            return Ok(asked);
+    /// Sends the successor's message, once; gives when that was, and `None` while it can't be sent.
+    fn ask_for_successor(&mut self) -> Result<Option<Instant>, BackupError> {
+        if self.asked.is_some() {
+            return Ok(self.asked);
+        }
+        if self.unsent.is_some_and(|(_, last)| last.elapsed() < SEND_AGAIN_AFTER) {
+            return Ok(None);
         }
         let member = self.member;
-        self.todo.leave_known()?;
-        member.successors.start(&member.lane.next()).map_err(BackupError::Successor)?;
-        Ok(*self.asked.insert(Instant::now()))
+        if let Err(error) = self.todo.leave_known() {
+            // It then has to find out for itself.
+            tracing::warn!("lane {}: {}", member.lane.lane, chain(&error));
+        }
+        match member.successors.start(&member.lane.next(), self.unanswered) {
+            Ok(()) => {
+                self.unsent = None;
+                self.asked = Some(Instant::now());
+            }
+            Err(error) => {
+                let now = Instant::now();
+                let (first, _) = self.unsent.unwrap_or((now, now));
+                if first.elapsed() >= OUTAGE_LIMIT {
+                    return Err(BackupError::Successor(error));
+                }
+                tracing::warn!(
+                    "lane {}: its successor can't be sent for: {error}",
+                    member.lane.lane
+                );
+                self.unsent = Some((first, now));
+            }
+        }
+        Ok(self.asked)
     }
 
     /// Whether the next one of this lane holds the snapshot, and all the tables that are still to
@@ -514,19 +589,22 @@ impl<'m, 'a> Shift<'m, 'a> {
         Ok(!self.todo.wants(is_wanted))
     }
 
-    /// Whether another lane, which means to stay, holds the snapshot too.
-    fn has_other(&self) -> Result<bool, BackupError> {
+    /// Whether another lane, one that will do, holds the snapshot too.
+    fn has_other(&mut self, will_do: impl Fn(&LaneSign) -> bool) -> Result<bool, BackupError> {
         let member = self.member;
-        let plan = &self.held.plan;
+        let Held { connection, plan, .. } = &mut self.held;
         let objects = &member.objects;
         let signs = lane_signs(&objects.vault, &objects.server, &objects.run)?;
-        Ok(signs.iter().any(|sign| {
+        let is_there = signs.iter().any(|sign| {
             let on = sign.on.as_ref();
             sign.lane != member.lane.lane
-                && !sign.leaving
+                && will_do(sign)
                 && on.is_some_and(|on| on.oid == plan.database.oid && on.attempt == plan.attempt)
-                && Timestamp::now().duration_since(sign.at) < FRESH
-        }))
+                && is_fresh(sign)
+        });
+        // A sign may outlive whoever gave it by seconds; the lock does not.
+        let name = plan.database.name.as_str();
+        Ok(is_there && member.locks.is_held_by_others(connection, name, Key::Snapshot)?)
     }
 
     /// Lets go of the snapshot, and of all locks but that of this lane's place.

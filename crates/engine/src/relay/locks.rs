@@ -19,6 +19,8 @@ pub(super) enum Key {
     Extra,
     /// Writing down that the database is done.
     Finish,
+    /// Being the one that was sent for, until it gets its predecessor's place.
+    Heir,
     /// Being this lane.
     Lane(u32),
 }
@@ -29,6 +31,7 @@ impl Key {
             Self::Snapshot => 0,
             Self::Extra => 1,
             Self::Finish => 2,
+            Self::Heir => 3,
             Self::Lane(lane) => i32::try_from(lane).unwrap_or(i32::MAX - 16) + 16,
         }
     }
@@ -68,15 +71,12 @@ impl Locks {
             return Ok(false);
         }
         let sql = format!(
-            "SELECT (EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' \
-             AND l.granted AND l.classid = ({}::bigint & 4294967295)::oid AND l.objid = {} \
-             AND l.objsubid = 2 AND l.pid <> pg_catalog.pg_backend_pid()))::int",
-            self.run,
+            "SELECT (EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE {} AND l.objid = {} \
+             AND l.pid <> pg_catalog.pg_backend_pid()))::int",
+            self.granted("l"),
             key.number()
         );
-        let rows = session::rows(connection, database, "looking for other lanes", &sql)?;
-        let row = rows.first().ok_or_else(|| BackupError::Internal("no lane row".to_owned()))?;
-        if session::number::<u8>(row, 0, "lanes")? == 1 {
+        if ask_for_one(connection, database, &sql)? {
             self.unlock(connection, database, key)?;
             return Ok(false);
         }
@@ -91,6 +91,52 @@ impl Locks {
         key: Key,
     ) -> Result<bool, BackupError> {
         self.ask(connection, database, "pg_try_advisory_lock_shared", key)
+    }
+
+    /// Whether another session holds a lock of this database, alone or with others.
+    pub(super) fn is_held_by_others(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        key: Key,
+    ) -> Result<bool, BackupError> {
+        let sql = format!(
+            "SELECT (EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE {} AND l.objid = {} \
+             AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d \
+                               WHERE d.datname = pg_catalog.current_database()) \
+             AND l.pid <> pg_catalog.pg_backend_pid()))::int",
+            self.granted("l"),
+            key.number()
+        );
+        ask_for_one(connection, database, &sql)
+    }
+
+    /// Whether whoever has a lane's place, in whatever database, has sent for the next one: he holds
+    /// [`Key::Extra`] too.
+    pub(super) fn is_giving_way(
+        self,
+        connection: &mut Connection,
+        database: &str,
+        lane: u32,
+    ) -> Result<bool, BackupError> {
+        let sql = format!(
+            "SELECT (EXISTS (SELECT FROM pg_catalog.pg_locks p JOIN pg_catalog.pg_locks e \
+             ON e.pid = p.pid WHERE {} AND p.objid = {} AND {} AND e.objid = {}))::int",
+            self.granted("p"),
+            Key::Lane(lane).number(),
+            self.granted("e"),
+            Key::Extra.number()
+        );
+        ask_for_one(connection, database, &sql)
+    }
+
+    /// The condition on a row of `pg_locks`: one of the run's locks, and held.
+    fn granted(self, row: &str) -> String {
+        format!(
+            "{row}.locktype = 'advisory' AND {row}.granted AND {row}.objsubid = 2 \
+             AND {row}.classid = ({}::bigint & 4294967295)::oid",
+            self.run
+        )
     }
 
     /// Gives a lock back that was not shared; `false` when it was not held.
@@ -240,6 +286,17 @@ impl Claims for SessionClaims<'_> {
     fn release(&mut self, items: &[usize]) -> Result<(), BackupError> {
         self.items.release(self.connection, self.database, items)
     }
+}
+
+/// What a query says that gives 0 or 1.
+fn ask_for_one(
+    connection: &mut Connection,
+    database: &str,
+    sql: &str,
+) -> Result<bool, BackupError> {
+    let rows = session::rows(connection, database, "looking for other lanes", sql)?;
+    let row = rows.first().ok_or_else(|| BackupError::Internal("no lane row".to_owned()))?;
+    Ok(session::number::<u8>(row, 0, "lanes")? == 1)
 }
 
 fn class(text: &str) -> i32 {

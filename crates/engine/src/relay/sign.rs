@@ -1,5 +1,6 @@
 //! Signs of life: how far each lane is, for people and for whoever wonders whether a run is dead.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flexkeep_vault::store::PutMode;
@@ -31,6 +32,10 @@ pub struct LaneSign {
     pub host: String,
     /// Its process there.
     pub pid: u32,
+    /// Which of the lanes that this process has worked as: the same message may be delivered to it
+    /// twice.
+    #[serde(default)]
+    pub nth: u64,
     /// When this was written.
     pub at: Timestamp,
     /// What it works on.
@@ -145,7 +150,31 @@ impl Member<'_> {
             return;
         }
         self.take_over(&mut signed);
-        self.write_sign(&mut signed, None);
+        // Who has the place speaks for the lane.
+        if !self.is_silent() {
+            self.write_sign(&mut signed, None);
+        }
+    }
+
+    /// Whether this one has neither the lane's place nor a right to it, while somebody else is at
+    /// work as this lane.
+    fn is_silent(&self) -> bool {
+        !self.placed.load(Ordering::Relaxed) && self.rival().is_some()
+    }
+
+    /// Remembers the lane's sign if somebody else gave it, who is at work.
+    pub(super) fn note_rival(&self, sign: &LaneSign) {
+        if !self.is_own(sign) && sign.resting.is_none() {
+            let mut rival = self.rival.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            *rival = Some((sign.generation, sign.at));
+        }
+    }
+
+    /// The generation of somebody else who is at work as this lane, from his last sign: this one's
+    /// own would replace it.
+    pub(super) fn rival(&self) -> Option<u32> {
+        let rival = self.rival.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        rival.filter(|(_, at)| Timestamp::now().duration_since(*at) < FRESH).map(|(who, _)| who)
     }
 
     /// The last sign of this one, for whoever comes after, if the end is not the run's own.
@@ -158,6 +187,9 @@ impl Member<'_> {
             }
             _ => return,
         };
+        if self.is_silent() {
+            return;
+        }
         // A run that is over was removed: nothing shall be written into it any more.
         if !matches!(self.objects.state(), Ok(Some(RunState::Running))) {
             return;
@@ -171,6 +203,7 @@ impl Member<'_> {
     fn take_over(&self, signed: &mut Signed) {
         let name = state::lane_name(self.lane.lane);
         let Ok(Some(sign)) = self.objects.get::<LaneSign>(&name) else { return };
+        self.note_rival(&sign);
         // A second delivery of this very lane counts for itself, once both are at work.
         let is_before = sign.generation < self.lane.generation
             || (sign.generation == self.lane.generation && signed.last.is_none());
@@ -193,6 +226,7 @@ impl Member<'_> {
             generation: self.lane.generation,
             host: backup::hostname(),
             pid: std::process::id(),
+            nth: self.nth,
             at: Timestamp::now(),
             backend: on.as_ref().map(|on| on.backend),
             on: on.map(|on| {

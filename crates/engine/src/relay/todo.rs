@@ -269,7 +269,12 @@ impl Todo {
                 BackupError::Internal(format!("item {item} was claimed and not wanted"))
             })?;
             self.queue.remove(from + place);
-            if self.objects.has(&state::item_name(&self.folder, item))? {
+            let has = self.objects.has(&state::item_name(&self.folder, item));
+            if has.is_err() {
+                // Else nobody would read it while this session lives.
+                self.give_back(item, claims)?;
+            }
+            if has? {
                 self.set_done(item);
                 claims.release(&[item])?;
                 // Whoever did it has probably done its neighbours.
