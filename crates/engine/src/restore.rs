@@ -105,7 +105,7 @@ pub fn plan_restore(
 /// # Errors
 /// [`RestoreError::Incomplete`] and [`RestoreError::Cancelled`] have a report of what is there; the
 /// same restore can then be continued ([`RestoreOptions::resume`]). After any other error nothing
-/// was changed, but for roles that may have been made.
+/// was changed.
 pub fn restore(
     vault: &Vault,
     backup: &BackupId,
@@ -209,6 +209,8 @@ fn prepare<'a>(
     let mut report = CheckReport::default();
     let mut db = target.open_any(&[])?;
     db.prepare(None, target.stall)?;
+    // Not the name of sessions that restore: those of a killed restore in this database are ended.
+    db.run("naming the session", "SET application_name = 'flexkeep restore, looking'")?;
     if options.resume {
         leftovers::wait_for_creations(&mut db)?;
     }
