@@ -19,6 +19,9 @@ use crate::terms::{Goal, Terms};
 /// Short, so that what a dead host had locked comes back soon.
 const LOCK: Duration = Duration::from_secs(2);
 
+/// Lanes of the source's backups.
+pub(crate) const LANES: u32 = 3;
+
 /// How the sessions of the two apps are called on the server.
 pub(crate) const SESSIONS: [&str; 2] = ["flexkeep one", "flexkeep two"];
 
@@ -245,7 +248,7 @@ fn apps(terms: &Terms, server: &Server, store: &Store) -> [TestApp; 2] {
     let mut other = TestApp::without_policy();
     one.write_policy(&format!(
         "[vault]\nplace = \"${{FLEXKEEP_VAULT}}\"\n\n[[server]]\nname = \"src\"\n\
-         connection = \"${{CHAOS_SOURCE}}\"\nlanes = 3\nmax_mb_per_second = {}\nmax_attempts = 2\n\
+         connection = \"${{CHAOS_SOURCE}}\"\nlanes = {LANES}\nmax_mb_per_second = {}\nmax_attempts = 5\n\
          schedule = {{ every = \"week\", on = \"sunday\", at = \"02:30\", zone = \"UTC\" }}\n",
         terms.max_mb_per_second
     ));
