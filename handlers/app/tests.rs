@@ -184,6 +184,6 @@ fn an_app_that_lacks_the_folder_of_a_function_does_not_start() {
     }
     app(&settings(folder.path())).expect("all folders are there");
     std::fs::remove_dir_all(folder.path().join("lane")).expect("it was there");
-    let error = app(&settings(folder.path())).err().expect("an error").to_string();
+    let error = app(&settings(folder.path())).map(drop).expect_err("an error").to_string();
     assert!(error.contains("these functions: lane;"), "{error}");
 }

@@ -113,8 +113,11 @@ pub(super) fn forget(
     Ok(())
 }
 
-/// Schema and name of all unlogged tables and sequences.
-fn unlogged(db: &mut Db) -> Result<HashSet<(Vec<u8>, Vec<u8>)>, RestoreError> {
+/// Schema and name.
+type Name = (Vec<u8>, Vec<u8>);
+
+/// All unlogged tables and sequences.
+fn unlogged(db: &mut Db) -> Result<HashSet<Name>, RestoreError> {
     let rows = db.rows(
         DOING,
         "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c \
