@@ -87,7 +87,7 @@ proptest! {
     #[test]
     fn nonsense_instead_of_an_answer_is_an_error(bytes in messages(), copy in any::<bool>()) {
         let start = if copy { message(b'H', &[0, 0, 0]) } else { Vec::new() };
-        let mut connection = connect(serve(WELCOME.to_vec(), [start, bytes].concat())).unwrap();
+        let mut connection = connect(serve(WELCOME.to_vec(), [start, bytes.clone()].concat())).unwrap();
         let is_good = if copy {
             connection.copy_out("x", &mut Nothing).is_ok()
         } else {
