@@ -37,6 +37,7 @@ fn copy_roles(original: &Server, copy: &Server) {
 }
 
 #[test]
+#[ignore = "18 has more to compare; make soak runs it"]
 fn on_15_a_stock_copy_of_the_sample_is_equal() {
     round_trip(Version::V15);
 }
