@@ -290,8 +290,7 @@ fn anybody_who_sees_the_vault_sees_lanes_batons_and_the_time_left_of_a_run_in_fl
     for lane in progress["lanes"].as_array().expect("lanes") {
         assert!(lane["pid"].as_u64() > Some(0) && lane["host"].is_string(), "{lane}");
     }
-    for line in
-        ["  Running   begun ", "  Database  bank: ", "held by 2 lanes", "  Lane 1    generation "]
+    for line in ["  Running   begun ", "  Database  bank: ", "held by 2 lanes", "  Lane 1    generation "]
     {
         assert!(page.contains(line), "{line:?} is not in\n{page}");
     }

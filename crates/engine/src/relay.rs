@@ -375,12 +375,7 @@ impl Member<'_> {
             Err(error) => return Err(error),
         };
         let is_extra = !self.take_place(&mut connection, name)?;
-        let may_work = if is_extra {
-            self.is_sent_for(&mut connection, name)?
-        } else {
-            self.keeps_place(&mut connection, name)?
-        };
-        if !may_work {
+        if is_extra && !self.is_sent_for(&mut connection, name)? {
             return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
         }
         self.placed.store(true, Ordering::Relaxed);
@@ -447,28 +442,11 @@ impl Member<'_> {
         connection: &mut Connection,
         database: &str,
     ) -> Result<bool, BackupError> {
-        let is_heir =
-            self.locks.try_lock_everywhere(connection, database, Key::Heir(self.lane.lane))?;
+        let is_heir = self.locks.try_lock_everywhere(connection, database, Key::Heir)?;
         let Some(generation) = self.rival() else { return Ok(true) };
         Ok(is_heir
             && generation < self.lane.generation
             && self.locks.is_giving_way(connection, database, self.lane.lane)?)
-    }
-
-    /// Whether this lane may keep the place that it found free. Not while another one, which was sent
-    /// for and waits for that place, is at work already: then this one was delivered twice.
-    fn keeps_place(
-        &self,
-        connection: &mut Connection,
-        database: &str,
-    ) -> Result<bool, BackupError> {
-        let lane = self.lane.lane;
-        if self.locks.try_lock_everywhere(connection, database, Key::Heir(lane))? {
-            self.locks.unlock(connection, database, Key::Heir(lane))?;
-            return Ok(true);
-        }
-        self.locks.unlock(connection, database, Key::Lane(lane))?;
-        Ok(false)
     }
 
     /// Reads the last sign of this lane, of whatever generation, and remembers whose it is.

@@ -484,7 +484,7 @@ impl<'m, 'a> Shift<'m, 'a> {
             let connection = &mut self.held.connection;
             if member.locks.try_lock_everywhere(connection, &database, key)? {
                 self.is_extra = false;
-                member.locks.unlock(connection, &database, Key::Heir(member.lane.lane))?;
+                member.locks.unlock(connection, &database, Key::Heir)?;
             }
         }
         if !over {

@@ -19,14 +19,11 @@ pub(super) enum Key {
     Extra,
     /// Writing down that the database is done.
     Finish,
-    /// Being the one that was sent for as this lane, until it gets its predecessor's place.
-    Heir(u32),
+    /// Being the one that was sent for, until it gets its predecessor's place.
+    Heir,
     /// Being this lane.
     Lane(u32),
 }
-
-/// Above the numbers of all lanes.
-const HEIRS: i32 = 1 << 20;
 
 impl Key {
     fn number(self) -> i32 {
@@ -34,7 +31,7 @@ impl Key {
             Self::Snapshot => 0,
             Self::Extra => 1,
             Self::Finish => 2,
-            Self::Heir(lane) => HEIRS + i32::try_from(lane).unwrap_or(HEIRS),
+            Self::Heir => 3,
             Self::Lane(lane) => i32::try_from(lane).unwrap_or(i32::MAX - 16) + 16,
         }
     }
