@@ -250,6 +250,18 @@ fn effective_budget(options: &LaneOptions) -> Duration {
     options.budget.min(deadline.saturating_duration_since(Instant::now()) * 3 / 4)
 }
 
+/// Who is at work as this lane.
+enum Place {
+    /// Nobody else.
+    Own,
+    /// The one before, who has sent for this one and goes when it is there, or is dead.
+    Heir,
+    /// A later one: this one is not wanted any more.
+    Succeeded,
+    /// Somebody who has sent for nobody: this one was delivered twice, or is too early.
+    Taken,
+}
+
 /// What came of a look at one database.
 enum Looked {
     Done,
@@ -374,10 +386,16 @@ impl Member<'_> {
             }
             Err(error) => return Err(error),
         };
-        let is_extra = !self.take_place(&mut connection, name)?;
-        if is_extra && !self.is_sent_for(&mut connection, name)? {
-            return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
-        }
+        let is_extra = match self.take_place(&mut connection, name)? {
+            Place::Own => false,
+            Place::Heir => true,
+            Place::Succeeded => {
+                return Ok(Looked::End(LaneEnd::NotNeeded("its successor is at work")));
+            }
+            Place::Taken => {
+                return Ok(Looked::End(LaneEnd::Later("this lane is at work elsewhere")));
+            }
+        };
         self.placed.store(true, Ordering::Relaxed);
         if let Some(why) = self.has_no_room(&mut connection, name, is_extra)? {
             connection.close();
@@ -385,7 +403,7 @@ impl Member<'_> {
         }
         let (connection, plan, folder) = match self.join(connection, database, last, is_extra) {
             Ok(Joined::Held(held)) => {
-                let ended = self.work(*held, is_extra);
+                let ended = self.work(*held);
                 // What it knows is to be seen until its successor, who knows it too, says so.
                 if !matches!(&ended, Ok(ended) if ended.stop == Stop::TimeUp) {
                     self.is_on(None);
@@ -417,36 +435,34 @@ impl Member<'_> {
         Ok(Looked::Done)
     }
 
-    /// Takes this lane's place. A session of this very process, which has just been let go, may
-    /// still have it for a moment.
-    fn take_place(&self, connection: &mut Connection, database: &str) -> Result<bool, BackupError> {
-        let key = Key::Lane(self.lane.lane);
-        let until = Instant::now() + OWN_SESSION_LIMIT;
-        loop {
-            if self.locks.try_lock_everywhere(connection, database, key)? {
-                self.had_session.store(true, Ordering::Relaxed);
-                return Ok(true);
-            }
-            if !self.had_session.load(Ordering::Relaxed) || Instant::now() >= until {
-                return Ok(false);
-            }
-            self.rest(IDLE / 5)?;
-        }
-    }
-
-    /// Whether this lane may work although somebody has its place: the one before has sent for it,
-    /// and stays until it is there; or nobody gives a sign there, and perhaps a dead one's session
-    /// has not ended yet. Not if this lane was delivered twice.
-    fn is_sent_for(
+    /// Takes the place of this generation of the lane, which it keeps until it goes: no lock passes
+    /// from one session to the next, so nobody can come in between. A session of this very process,
+    /// which has just been let go, may still have it for a moment.
+    fn take_place(
         &self,
         connection: &mut Connection,
         database: &str,
-    ) -> Result<bool, BackupError> {
-        let is_heir = self.locks.try_lock_everywhere(connection, database, Key::Heir)?;
-        let Some(generation) = self.rival() else { return Ok(true) };
-        Ok(is_heir
-            && generation < self.lane.generation
-            && self.locks.is_giving_way(connection, database, self.lane.lane)?)
+    ) -> Result<Place, BackupError> {
+        let key = Key::Lane(self.lane.lane, self.lane.generation);
+        let until = Instant::now() + OWN_SESSION_LIMIT;
+        while !self.locks.try_lock_everywhere(connection, database, key)? {
+            if !self.had_session.load(Ordering::Relaxed) || Instant::now() >= until {
+                return Ok(Place::Taken);
+            }
+            self.rest(IDLE / 5)?;
+        }
+        self.had_session.store(true, Ordering::Relaxed);
+        let others = self.locks.others_in_lane(connection, database, self.lane.lane)?;
+        if others.iter().any(|other| other.generation > self.lane.generation) {
+            return Ok(Place::Succeeded);
+        }
+        // Those before it that have sent for nobody may be dead, and their sessions not ended yet.
+        Ok(match others.iter().any(|other| other.gives_way) {
+            _ if others.is_empty() => Place::Own,
+            true => Place::Heir,
+            false if self.rival().is_none() => Place::Heir,
+            false => Place::Taken,
+        })
     }
 
     /// Reads the last sign of this lane, of whatever generation, and remembers whose it is.

@@ -109,15 +109,13 @@ type Message = (u8, u8);
 struct Worker {
     message: Message,
     lane: Lane,
-    /// It has the lane's place; without it, it is the one that was sent for.
-    has_place: bool,
     /// It has sent for its successor, and has the lock that only one can have who has.
     sent: bool,
 }
 
 impl Worker {
     fn of(message: Message) -> Self {
-        Self { message, lane: Lane::Away, has_place: false, sent: false }
+        Self { message, lane: Lane::Away, sent: false }
     }
 }
 
@@ -168,8 +166,6 @@ enum Action {
     Revive,
     /// It sends for its successor.
     Send(usize),
-    /// It was sent for, and gets the place of the one before.
-    GetPlace(usize),
     /// Its next step, where there is one only.
     Step(usize),
     /// Imports the snapshot from another lane.
@@ -209,9 +205,6 @@ enum Mistake {
 impl Relay {
     fn steps_of(&self, state: &State, index: usize, actions: &mut Vec<Action>) {
         let worker = state.workers[index];
-        if !worker.has_place && !state.is_taken(worker.message.0) {
-            actions.push(Action::GetPlace(index));
-        }
         match worker.lane {
             Lane::Holds { attempt, locked } => {
                 let open = &state.attempts[attempt];
@@ -251,7 +244,7 @@ impl Relay {
         let worker = state.workers[index];
         if !worker.sent {
             let is_free = state.workers.iter().all(|other| !other.sent);
-            if worker.has_place && is_free && state.left.handovers > 0 {
+            if is_free && state.left.handovers > 0 {
                 actions.push(Action::Send(index));
             }
             return;
@@ -275,14 +268,13 @@ impl Relay {
     fn come(&self, state: &State, message: Message) -> Option<Came> {
         let is_of_lane = |one: &&Worker| one.message.0 == message.0;
         let others: Vec<&Worker> = state.workers.iter().filter(is_of_lane).collect();
-        // Its sign says so.
+        // Its lock says so.
         if others.iter().any(|other| other.message > message) {
             return Some(Came::TooLate);
         }
-        let has_place = others.iter().all(|other| !other.has_place);
         let is_sent_for = others.iter().all(|other| other.sent && other.message < message);
-        let comes = has_place || is_sent_for || self.mistake == Some(Mistake::NoPlace);
-        comes.then(|| Came::Begins(Worker { has_place, ..Worker::of(message) }))
+        let comes = is_sent_for || self.mistake == Some(Mistake::NoPlace);
+        comes.then(|| Came::Begins(Worker::of(message)))
     }
 
     fn look(state: &State) -> Lane {
@@ -372,11 +364,6 @@ impl Relay {
 }
 
 impl State {
-    /// Whether somebody has a lane's place.
-    fn is_taken(&self, lane: u8) -> bool {
-        self.workers.iter().any(|one| one.has_place && one.message.0 == lane)
-    }
-
     fn send_successor(&mut self, index: usize) {
         let (lane, generation) = self.workers[index].message;
         self.left.handovers = self.left.handovers.saturating_sub(1);
@@ -474,7 +461,6 @@ impl Model for Relay {
                 state.send_successor(index);
             }
             Action::AskAgain(index) => state.send_successor(index),
-            Action::GetPlace(index) => state.workers[index].has_place = true,
             Action::Step(index) => self.step(&mut state, index),
             Action::Import(index, from) => {
                 state.workers[index].lane =
@@ -512,6 +498,13 @@ impl Model for Relay {
             Property::eventually("an end", |_, state: &State| state.done.is_some() || state.failed),
             Property::always("no more connections than lanes, and one", |model, state: &State| {
                 state.workers.len() <= usize::from(model.lanes) + 1
+            }),
+            // Else later hand-overs would be refused, as they would be one connection too many.
+            Property::always("two in a lane only while one gives way", |model, state: &State| {
+                (0..model.lanes).all(|lane| {
+                    let in_lane = || state.workers.iter().filter(|one| one.message.0 == lane);
+                    in_lane().count() <= 1 + usize::from(in_lane().any(|one| one.sent))
+                })
             }),
             Property::always("no snapshot is lost while nobody dies", |model, state: &State| {
                 let died = state.left.crashes < model.budget.crashes;
@@ -561,6 +554,7 @@ fn hand_overs_survive_late_doubled_and_lost_messages_time_limits_and_crashes() {
         ("an emptied table", Budget { crashes: 1, truncates: 1, ..one }),
         ("two hand-overs", Budget { handovers: 2, crashes: 1, ..one }),
         ("a twin", Budget { twins: 1, crashes: 1, ..one }),
+        ("two twins", Budget { handovers: 2, twins: 2, ..one }),
         ("a lost message", Budget { handovers: 2, losses: 1, ..one }),
     ] {
         let checker = relay(2, 1, budget).checker().spawn_bfs().join();
@@ -570,6 +564,7 @@ fn hand_overs_survive_late_doubled_and_lost_messages_time_limits_and_crashes() {
             "no seal without an item",
             "an end",
             "no more connections than lanes, and one",
+            "two in a lane only while one gives way",
             "no snapshot is lost while nobody dies",
         ] {
             if let Some(path) = checker.discovery(never) {

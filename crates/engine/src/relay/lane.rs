@@ -77,7 +77,8 @@ pub(super) struct Member<'a> {
     pub(super) nth: u64,
     /// The generation of somebody else who worked as this lane, and when he said so last.
     pub(super) rival: Mutex<Option<(u32, Timestamp)>>,
-    /// It has this lane's place, or was sent for by whoever has.
+    /// It has the place of its generation, and nobody else is at work as this lane but one before
+    /// it, who goes.
     pub(super) placed: AtomicBool,
 }
 
@@ -152,7 +153,7 @@ impl Member<'_> {
     }
 
     /// Works on a snapshot until there is nothing to do or the time is up.
-    pub(super) fn work(&self, held: Held, is_extra: bool) -> Result<Ended, BackupError> {
+    pub(super) fn work(&self, held: Held) -> Result<Ended, BackupError> {
         let (sender, receiver) = mpsc::channel();
         let written = Written::default();
         let folder = held.folder.clone();
@@ -164,7 +165,7 @@ impl Member<'_> {
             let folder = &folder;
             let journaler =
                 scope.spawn(move || journaler::work(objects, folder, uploads, &receiver, written));
-            let mut shift = Shift::new(self, held, is_extra, written)?;
+            let mut shift = Shift::new(self, held, written)?;
             let result = shift.run(&sender);
             drop(sender);
             // A panic there shows as items that are never written down.
@@ -190,8 +191,6 @@ struct Shift<'m, 'a> {
     items: ItemLocks,
     written: &'m Written,
     todo: Todo,
-    /// Whether this is the one connection more, until the predecessor has gone.
-    is_extra: bool,
     /// When the successor was sent for, and how many messages to it went unanswered before.
     asked: Option<Instant>,
     unanswered: u32,
@@ -207,12 +206,7 @@ struct Shift<'m, 'a> {
 }
 
 impl<'m, 'a> Shift<'m, 'a> {
-    fn new(
-        member: &'m Member<'a>,
-        held: Held,
-        is_extra: bool,
-        written: &'m Written,
-    ) -> Result<Self, BackupError> {
+    fn new(member: &'m Member<'a>, held: Held, written: &'m Written) -> Result<Self, BackupError> {
         let plan = &held.plan;
         let items = member.locks.items(plan.database.oid, plan.attempt);
         let progress = &member.tools.progress;
@@ -227,7 +221,6 @@ impl<'m, 'a> Shift<'m, 'a> {
             items,
             written,
             todo,
-            is_extra,
             asked: None,
             unanswered: 0,
             unsent: None,
@@ -453,8 +446,7 @@ impl<'m, 'a> Shift<'m, 'a> {
         checked
     }
 
-    /// Once a second: is the snapshot still wanted, has the predecessor gone, is the successor
-    /// there? Why this lane should go, if it should.
+    /// Once a second: is the snapshot still wanted, is the successor there? Why this lane should go, if it should.
     fn look_around(&mut self) -> Result<Option<Stop>, BackupError> {
         let member = self.member;
         if member.is_at_deadline() {
@@ -479,14 +471,6 @@ impl<'m, 'a> Shift<'m, 'a> {
             return Err(BackupError::SnapshotGivenUp { database, attempt, what });
         }
         self.show();
-        if self.is_extra {
-            let key = Key::Lane(member.lane.lane);
-            let connection = &mut self.held.connection;
-            if member.locks.try_lock_everywhere(connection, &database, key)? {
-                self.is_extra = false;
-                member.locks.unlock(connection, &database, Key::Heir)?;
-            }
-        }
         if !over {
             return self.make_room(&database);
         }

@@ -2,7 +2,7 @@
 //! session, so they end with it: a lane that dies leaves none behind. They are of a database too,
 //! so lanes that read the same database share them.
 
-use flexkeep_pg_copy::Connection;
+use flexkeep_pg_copy::{self as pg, Connection};
 use flexkeep_vault::{ContentHash, RunId, ServerName, Vault};
 
 use super::todo::Claims;
@@ -19,22 +19,35 @@ pub(super) enum Key {
     Extra,
     /// Writing down that the database is done.
     Finish,
-    /// Being the one that was sent for, until it gets its predecessor's place.
-    Heir,
-    /// Being this lane.
-    Lane(u32),
+    /// Being this generation of this lane.
+    Lane(u32, u32),
 }
 
+/// Generations of a lane that are told apart; a later one that has the number of one that is at work
+/// would only wait for it.
+const GENERATIONS: u32 = 1 << 20;
+
+/// Lanes that are told apart; a policy allows far fewer.
+const LANES: u32 = 1 << 10;
+
 impl Key {
-    fn number(self) -> i32 {
+    fn number(self) -> u32 {
         match self {
             Self::Snapshot => 0,
             Self::Extra => 1,
             Self::Finish => 2,
-            Self::Heir => 3,
-            Self::Lane(lane) => i32::try_from(lane).unwrap_or(i32::MAX - 16) + 16,
+            Self::Lane(lane, generation) => {
+                16 + lane % LANES * GENERATIONS + generation % GENERATIONS
+            }
         }
     }
+}
+
+/// Another session that is at work as a lane.
+pub(super) struct OtherInLane {
+    pub(super) generation: u32,
+    /// It has sent for its successor, and goes when that one is there: it holds [`Key::Extra`] too.
+    pub(super) gives_way: bool,
 }
 
 /// The locks of one run.
@@ -111,23 +124,31 @@ impl Locks {
         ask_for_one(connection, database, &sql)
     }
 
-    /// Whether whoever has a lane's place, in whatever database, has sent for the next one: he holds
-    /// [`Key::Extra`] too.
-    pub(super) fn is_giving_way(
+    /// The other sessions that are at work as a lane, in whatever database.
+    pub(super) fn others_in_lane(
         self,
         connection: &mut Connection,
         database: &str,
         lane: u32,
-    ) -> Result<bool, BackupError> {
+    ) -> Result<Vec<OtherInLane>, BackupError> {
+        let first = Key::Lane(lane, 0).number();
         let sql = format!(
-            "SELECT (EXISTS (SELECT FROM pg_catalog.pg_locks p JOIN pg_catalog.pg_locks e \
-             ON e.pid = p.pid WHERE {} AND p.objid = {} AND {} AND e.objid = {}))::int",
-            self.granted("p"),
-            Key::Lane(lane).number(),
+            "SELECT p.objid::bigint - {first}, (EXISTS (SELECT FROM pg_catalog.pg_locks e \
+             WHERE e.pid = p.pid AND {} AND e.objid = {}))::int FROM pg_catalog.pg_locks p \
+             WHERE {} AND p.objid BETWEEN {first} AND {} AND p.pid <> pg_catalog.pg_backend_pid()",
             self.granted("e"),
-            Key::Extra.number()
+            Key::Extra.number(),
+            self.granted("p"),
+            first + GENERATIONS - 1
         );
-        ask_for_one(connection, database, &sql)
+        let rows = session::rows(connection, database, "looking for others in this lane", &sql)?;
+        let other = |row: &pg::Row| {
+            Ok(OtherInLane {
+                generation: session::number(row, 0, "generation")?,
+                gives_way: session::number::<u8>(row, 1, "lane that gives way")? == 1,
+            })
+        };
+        rows.iter().map(other).collect()
     }
 
     /// The condition on a row of `pg_locks`: one of the run's locks, and held.
