@@ -14,6 +14,7 @@ pub struct ServerOptions {
     pub(crate) hba: Vec<String>,
     /// Connection string of the server that it follows.
     pub(crate) primary: Option<String>,
+    pub(crate) small_disk_mib: Option<u32>,
 }
 
 impl ServerOptions {
@@ -27,6 +28,7 @@ impl ServerOptions {
             conf: Vec::new(),
             hba: Vec::new(),
             primary: None,
+            small_disk_mib: None,
         }
     }
 
@@ -64,6 +66,14 @@ impl ServerOptions {
     #[must_use]
     pub fn hba(mut self, line: &str) -> Self {
         self.hba.push(line.into());
+        self
+    }
+
+    /// [`Server::small_disk`] is a disk of that many MiB, which only the server sees: a place for a
+    /// tablespace that gets full.
+    #[must_use]
+    pub fn small_disk(mut self, mib: u32) -> Self {
+        self.small_disk_mib = Some(mib);
         self
     }
 

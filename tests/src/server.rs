@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, geteuid};
+use rustix::process::{Signal, getegid, geteuid};
 
 use crate::ports::free_port;
 use crate::processes::{gone, signal, working_in};
@@ -281,11 +281,41 @@ impl Server {
         fs::write(&path, old + text).expect("our own file");
     }
 
+    /// The folder of the disk that [`ServerOptions::small_disk`] asks for.
+    pub fn small_disk(&self) -> PathBuf {
+        self.dir.join("small")
+    }
+
+    /// `postgres` in a mount namespace of its own, if it is to have a small disk.
+    fn on_its_disks(&self, postgres: Command) -> Command {
+        let Some(mib) = self.options.small_disk_mib else { return postgres };
+        let at = self.small_disk();
+        let (root, options, back) = if geteuid().is_root() {
+            let (uid, gid) = postgres_ids();
+            (None, format!("uid={uid},gid={gid},"), String::new())
+        } else {
+            // Only root of a namespace of users mounts, and postgres does not start as root.
+            let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+            let back = format!("unshare --user --map-user={uid} --map-group={gid}");
+            (Some("--map-root-user"), String::new(), back)
+        };
+        let script = format!(
+            "mkdir -p '{0}'; mount -t tmpfs -o {options}mode=700,size={mib}m tmpfs '{0}'; \
+             exec {back} \"$@\"",
+            at.display()
+        );
+        let mut wrapped = clean(Command::new("unshare"));
+        wrapped.arg("--mount").args(root).args(["sh", "-ec", &script, "sh"]);
+        wrapped.arg(postgres.get_program()).args(postgres.get_args());
+        wrapped
+    }
+
     /// One start; the log if it fails.
     fn launch(&mut self) -> Result<(), String> {
         let log = File::options().create(true).append(true).open(self.dir.join("log"));
         let log = log.expect("our own folder");
-        let mut postmaster = as_postgres(&pg_tool("postgres", self.options.version))
+        let mut postmaster = self
+            .on_its_disks(as_postgres(&pg_tool("postgres", self.options.version)))
             .arg("-D")
             .arg(self.data_dir())
             .args(["-p", &self.port.to_string()])

@@ -311,6 +311,43 @@ fn what_is_in_the_way_is_found_and_passwords_are_not_shown() {
     assert_eq!(copy.psql("other", keepers), "0");
 }
 
+/// The server's disk gets full in the middle: that is said in its words, and with more room the
+/// restore goes on to the end.
+#[test]
+fn a_full_disk_of_the_target_is_told_and_the_restore_continues_with_more_room() {
+    let original = Server::start(Version::V18);
+    let copy = Server::options(Version::V18).small_disk(64).start();
+    original.create_database("rows");
+    original.psql(
+        "rows",
+        "CREATE TABLE small AS SELECT i FROM generate_series(1, 1000) i;
+         CREATE TABLE large AS SELECT i AS id, repeat(md5(i::text), 8) AS t
+           FROM generate_series(1, 100000) i;
+         ALTER TABLE large ADD PRIMARY KEY (id);",
+    );
+    let vaulted = Vaulted::new();
+    vaulted.backup(&original, Version::V18);
+    let disk = copy.small_disk();
+    let disk = disk.display();
+    copy.psql("postgres", &format!("CREATE TABLESPACE little LOCATION '{disk}'"));
+    copy.psql("postgres", "CREATE DATABASE rows TEMPLATE template0 TABLESPACE little");
+    let other_files = format!("COPY (SELECT 1) TO PROGRAM 'head -c 40M /dev/zero >{disk}/other'");
+    copy.psql("postgres", &other_files);
+
+    let options = ["--database", "rows", "--into-existing"];
+    let out = run(&mut restore(&vaulted.vault(), &copy, &options), LIMIT);
+    let said = out.text() + &out.errors();
+    assert!(matches!(out.code(), Some(1 | 3)), "{:?}: {said}", out.code());
+    assert!(said.contains("No space left on device"), "{said}");
+    assert!(said.contains("large"), "{said}");
+
+    copy.psql("postgres", &format!("COPY (SELECT 1) TO PROGRAM 'rm {disk}/other'"));
+    let report =
+        ends(0, &mut restore(&vaulted.vault(), &copy, &["--database", "rows", "--continue"]));
+    rows_are_told(&report, "rows");
+    assert_same(&original, "rows", &copy, "rows");
+}
+
 #[test]
 fn rows_of_all_lengths_and_twenty_thousand_large_objects_come_back() {
     let (original, copy) = (Server::start(Version::V18), Server::start(Version::V18));
