@@ -41,6 +41,7 @@
 //! meta objects are found there, and sealing compares what it finds with what it wanted to write.
 
 mod backups;
+mod changing;
 mod error;
 mod ids;
 mod meta;

@@ -3,7 +3,7 @@
 
 use super::{ServerName, Vault, VaultError};
 use crate::hash::ContentHash;
-use crate::store::{Etag, PutMode, StoreErrorKind};
+use crate::store::Etag;
 
 /// The most that the record of a request can have, bytes.
 const MAX_RESTORE_RECORD_BYTES: u64 = 4 << 20;
@@ -27,14 +27,7 @@ impl Vault {
         server: &ServerName,
         request: &str,
     ) -> Result<Option<(Vec<u8>, Etag)>, VaultError> {
-        let name = record_name(server, request);
-        // The version first, as with schedules.
-        let Some(meta) = self.runs().head(&name)? else { return Ok(None) };
-        match self.runs().get(&name, MAX_RESTORE_RECORD_BYTES) {
-            Ok(body) => Ok(Some((body, meta.etag))),
-            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.changing(&record_name(server, request), MAX_RESTORE_RECORD_BYTES)
     }
 
     /// Writes the record of a request over the version `before` (`None`: there was none). `false`
@@ -46,26 +39,8 @@ impl Vault {
         body: &[u8],
         before: Option<Etag>,
     ) -> Result<bool, VaultError> {
-        let bytes = body.len() as u64;
-        if bytes > MAX_RESTORE_RECORD_BYTES {
-            let what = "the record of a restore";
-            return Err(VaultError::TooLong { what, bytes, limit_bytes: MAX_RESTORE_RECORD_BYTES });
-        }
-        let mode = before.map_or(PutMode::Create, PutMode::Update);
-        match self.runs().put(&record_name(server, request), body, mode) {
-            Ok(_) => Ok(true),
-            Err(error)
-                if matches!(
-                    error.kind,
-                    StoreErrorKind::Changed
-                        | StoreErrorKind::AlreadyExists
-                        | StoreErrorKind::NotFound
-                ) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
+        let limit = (MAX_RESTORE_RECORD_BYTES, "the record of a restore");
+        self.put_changing(&record_name(server, request), body, before, limit)
     }
 
     /// Removes records of a server for which `is_old` says so, if there are more than `most`.

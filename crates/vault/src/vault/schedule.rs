@@ -2,7 +2,7 @@
 //! backup, nothing else.
 
 use super::{ServerName, Vault, VaultError};
-use crate::store::{Etag, PutMode, StoreErrorKind};
+use crate::store::Etag;
 
 /// The most that the record of a schedule can have, bytes.
 pub const MAX_SCHEDULE_BYTES: u64 = 1 << 20;
@@ -14,15 +14,7 @@ fn schedule_name(server: &ServerName) -> String {
 impl Vault {
     /// The record of a server's schedule and its version, `None` when there is none yet.
     pub fn schedule(&self, server: &ServerName) -> Result<Option<(Vec<u8>, Etag)>, VaultError> {
-        let name = schedule_name(server);
-        // The version first: a record that is replaced in between is then found changed when it
-        // is written, and not the other way round.
-        let Some(meta) = self.runs().head(&name)? else { return Ok(None) };
-        match self.runs().get(&name, MAX_SCHEDULE_BYTES) {
-            Ok(body) => Ok(Some((body, meta.etag))),
-            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.changing(&schedule_name(server), MAX_SCHEDULE_BYTES)
     }
 
     /// Writes the record of a server's schedule over the version `before` (`None`: there was none).
@@ -33,26 +25,8 @@ impl Vault {
         body: &[u8],
         before: Option<Etag>,
     ) -> Result<bool, VaultError> {
-        let bytes = body.len() as u64;
-        if bytes > MAX_SCHEDULE_BYTES {
-            let what = "the record of a schedule";
-            return Err(VaultError::TooLong { what, bytes, limit_bytes: MAX_SCHEDULE_BYTES });
-        }
-        let mode = before.map_or(PutMode::Create, PutMode::Update);
-        match self.runs().put(&schedule_name(server), body, mode) {
-            Ok(_) => Ok(true),
-            Err(error)
-                if matches!(
-                    error.kind,
-                    StoreErrorKind::Changed
-                        | StoreErrorKind::AlreadyExists
-                        | StoreErrorKind::NotFound
-                ) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
+        let limit = (MAX_SCHEDULE_BYTES, "the record of a schedule");
+        self.put_changing(&schedule_name(server), body, before, limit)
     }
 }
 
