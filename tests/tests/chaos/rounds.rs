@@ -19,6 +19,9 @@ pub(crate) const COMMAND_LIMIT: Duration = Duration::from_secs(240);
 /// How long after the last thing that happened sessions are counted: those of the dead are gone.
 const QUIET: Duration = Duration::from_secs(3);
 
+/// How long a kill waits for a moment when both have the snapshot that is at work.
+const SHARED_LIMIT: Duration = Duration::from_secs(4);
+
 /// How much longer a world may live than it was told, until there were enough kills.
 const MORE_TIME: Duration = Duration::from_secs(120);
 
@@ -106,7 +109,7 @@ impl World {
         self.apps[0].send(&request, &body);
         let most = match (strikes, self.terms.only_kills) {
             (false, _) => 0,
-            (true, true) => 4,
+            (true, true) => 6,
             (true, false) => 8,
         };
         let strikes = self.rng.u32(most.min(2)..=most);
@@ -169,7 +172,8 @@ impl World {
             if let Some(end) = self.end_of(request) {
                 return (end, excused);
             }
-            if strikes > 0 && Instant::now() >= next {
+            let is_time = strikes > 0 && Instant::now() >= next;
+            if is_time && (next.elapsed() > SHARED_LIMIT || self.is_a_good_moment()) {
                 strikes -= 1;
                 if self.terms.only_kills {
                     excused |= self.kill_one() == Some(Blow::Lost);
@@ -190,6 +194,12 @@ impl World {
         }
     }
 
+    /// Whether something may happen now: in a world of kills, when both hold the snapshot, as a kill
+    /// shows little else.
+    fn is_a_good_moment(&self) -> bool {
+        !self.terms.only_kills || self.is_shared()
+    }
+
     /// How often somebody was paused: his lanes are doubled then, and may stay so for a while.
     fn pauses(&self) -> u32 {
         let kinds = ["pause handler", "pause host", "pause server", "pause store"];
@@ -200,7 +210,7 @@ impl World {
     /// (docs/relay.md: the keys of their locks).
     fn expect_few_sessions(&mut self) {
         let sql = "SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND granted \
-                   AND objsubid = 2 AND (objid = 0 OR objid BETWEEN 16 AND 1016)";
+                   AND objsubid = 2 AND (objid = 0 OR objid >= 16)";
         // It may be recovering.
         let out = self.server.try_psql("postgres", sql);
         if let Ok(count) = out.text().trim().parse::<u32>() {

@@ -63,6 +63,13 @@ impl World {
         Some(blow)
     }
 
+    /// Whether both hold a snapshot of the same database.
+    pub(crate) fn is_shared(&self) -> bool {
+        let holders = self.holders();
+        let of = |app: usize| holders.iter().filter(move |one| one.app == SESSIONS[app]);
+        of(0).any(|one| of(1).any(|other| other.database == one.database))
+    }
+
     /// Sessions that hold a snapshot (docs/relay.md: its lock, key 0).
     fn holders(&self) -> Vec<HolderSession> {
         let sql = "SELECT a.application_name, l.database, a.pid FROM pg_locks l \
