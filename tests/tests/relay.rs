@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flexkeep_bus::{LocalQueues, Message, QueueOptions};
-use flexkeep_tests::{Server, TestApp, Version, flexkeep_command, kill, run};
+use flexkeep_tests::{Server, TestApp, Version, flexkeep_command, kill, run, wait_for};
 use serde_json::Value;
 
 use app::{MINUTE, expect_server_free, request};
@@ -93,11 +93,15 @@ fn expect_one_state(app: &TestApp, server: &Server, backup: &str) {
     server.psql("postgres", "DROP DATABASE copy");
 }
 
-/// The manifest's entry of the database.
-fn bank(app: &TestApp, backup: &str) -> Value {
+fn manifest(app: &TestApp, backup: &str) -> Value {
     let path = app.place().join(format!("backups/src/{backup}.json"));
     let manifest = std::fs::read_to_string(path).expect("a manifest");
-    let manifest: Value = serde_json::from_str(&manifest).expect("JSON");
+    serde_json::from_str(&manifest).expect("JSON")
+}
+
+/// The manifest's entry of the database.
+fn bank(app: &TestApp, backup: &str) -> Value {
+    let manifest = manifest(app, backup);
     let databases = manifest["databases"].as_array().expect("databases");
     databases.iter().find(|database| database["name"] == "bank").expect("the bank").clone()
 }
@@ -371,5 +375,39 @@ fn of_two_hosts_that_share_a_backup_either_may_be_killed_at_any_moment() {
         expect_one_state(&one, &server, backup);
     }
     one.wait_until_drained(3 * MINUTE);
+    expect_server_free(&server);
+}
+
+/// Databases that get other names while another one is read: each is in the backup under its new
+/// name, one that took an old name is not taken for it, and one that was dropped is told.
+#[test]
+fn a_database_that_is_renamed_is_read_under_its_new_name_and_none_is_taken_for_another() {
+    let server = app::server();
+    server.create_database("zz_doomed");
+    let mut app = app_with(&server, 60, "lanes = 1\nmax_mb_per_second = 3\n");
+    app.start(&server);
+    app.send("one", &request("src", "src/one", "2026-11-22T01:00:00Z"));
+    wait_for("the shop is read", MINUTE, || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'shop' \
+                   AND application_name ~ 'flexkeep' AND query ~ '^COPY'";
+        (server.psql("postgres", sql).trim() != "0").then_some(())
+    });
+    server.psql("postgres", "ALTER DATABASE zoo RENAME TO menagerie");
+    server.create_database("zoo");
+    server.psql("zoo", "CREATE TABLE animals AS SELECT 1 AS other");
+    server.psql("postgres", "DROP DATABASE zz_doomed");
+    wait_for("the end", 2 * MINUTE, || {
+        (!app.events_of("backup.completed").is_empty()).then_some(())
+    });
+    let done = app.events_of("backup.completed");
+    let manifest = manifest(&app, done[0]["data"]["backup"].as_str().expect("a backup"));
+    let databases = manifest["databases"].as_array().expect("databases");
+    let names: Vec<_> = databases.iter().map(|one| one["name"].as_str()).collect();
+    assert_eq!(names, [Some("postgres"), Some("shop"), Some("menagerie")], "{manifest:#}");
+    assert_eq!(databases[2]["totals"]["rows"], 100, "{manifest:#}");
+    let notes = manifest["notes"].to_string();
+    assert!(notes.contains("was renamed to") && notes.contains("menagerie"), "{notes}");
+    assert!(notes.contains("zz_doomed") && notes.contains("dropped during"), "{notes}");
+    app.wait_until_drained(MINUTE);
     expect_server_free(&server);
 }

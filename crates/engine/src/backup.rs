@@ -472,16 +472,14 @@ fn read_renamed(
             Ok(None)
         }
         dumped => {
-            parts.notes.push(format!(
-                "database {:?} was renamed to {:?} during the backup",
-                database.name, renamed.name
-            ));
+            parts.notes.push(source::renamed_note(&database.name, &renamed.name));
             dumped.map(Some)
         }
     }
 }
 
-fn take_over(parts: &mut Parts, dumped: Dumped) {
+/// A database that was read becomes a part of the backup.
+pub(crate) fn take_over(parts: &mut Parts, dumped: Dumped) {
     let Dumped { summary, losses, notes } = dumped;
     if parts.databases.iter().any(|one| one.name == summary.name) {
         // A manifest has one of each name.

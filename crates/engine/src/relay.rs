@@ -56,7 +56,7 @@ use crate::pace::Pace;
 use crate::plan::LastCuts;
 use crate::progress::Progress;
 use crate::session;
-use crate::source::Database;
+use crate::source::{self, Database};
 use crate::uploads::Uploads;
 use join::Joined;
 use lane::{Member, Stop};
@@ -75,6 +75,9 @@ const CONFLICTS: u32 = 12;
 
 /// How long the server may take to end a session that this lane has let go.
 const OWN_SESSION_LIMIT: Duration = Duration::from_secs(10);
+
+/// How often a database may get another name while somebody looks for it.
+const RENAMES: u32 = 4;
 
 /// How often a lane without work looks whether there is some.
 const IDLE: Duration = Duration::from_millis(500);
@@ -365,8 +368,52 @@ impl Member<'_> {
         self.check()
     }
 
-    /// Does what there is to do for one database.
+    /// Does what there is to do for one database, whatever it is called by now.
     fn look_at(&self, database: &Database, last: &LastCuts) -> Result<Looked, BackupError> {
+        let mut database = database.clone();
+        for _ in 0..RENAMES {
+            match self.look_by_name(&database, last) {
+                Err(error) if error.is_database_gone() => match self.name_now(&database, error)? {
+                    Some(name) => database.name = name,
+                    None => return Ok(Looked::Done),
+                },
+                looked => return looked,
+            }
+        }
+        self.finish_without(&database, Some("it was renamed again and again during the backup"))?;
+        Ok(Looked::Done)
+    }
+
+    /// What a database is called now that was not found by its name; `None` when it will not be in the
+    /// backup, which was written down then.
+    fn name_now(
+        &self,
+        database: &Database,
+        gone: BackupError,
+    ) -> Result<Option<String>, BackupError> {
+        // The one that is gone may be the one of the connection string.
+        let others = self.server.databases.iter().map(|one| one.name.as_str());
+        let mut names = [self.target.database(), "postgres"].into_iter().chain(others);
+        let mut connection = loop {
+            let Some(name) = names.next() else { return Err(gone) };
+            match session::connect(self.target, name, &self.connect) {
+                Ok(connection) => break connection,
+                Err(error) if error.is_database_gone() => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let lost = match source::name_now(&mut connection, database.oid)?.map(String::from_utf8) {
+            Some(Ok(name)) => return Ok(Some(name)),
+            Some(Err(_)) => Some("it got a name that is not UTF-8 during the backup"),
+            None => None,
+        };
+        connection.close();
+        self.finish_without(database, lost)?;
+        Ok(None)
+    }
+
+    /// The same under the name that it had when somebody asked last.
+    fn look_by_name(&self, database: &Database, last: &LastCuts) -> Result<Looked, BackupError> {
         let name = database.name.as_str();
         if self.objects.has(&state::done_name(database.oid))? {
             return Ok(Looked::Done);
@@ -377,15 +424,12 @@ impl Member<'_> {
         }
         let mut connection = match self.connect(name) {
             Ok(connection) => connection,
-            Err(error) if error.is_database_gone() => {
-                self.finish_without(database)?;
-                return Ok(Looked::Done);
-            }
             Err(error) if is_full(&error) && self.may_be_spared()? => {
                 return Ok(Looked::End(LaneEnd::NoRoom(chain(&error))));
             }
             Err(error) => return Err(error),
         };
+        source::refuse_other(&mut connection, database)?;
         let is_extra = match self.take_place(&mut connection, name)? {
             Place::Own => false,
             Place::Heir => true,
@@ -419,10 +463,6 @@ impl Member<'_> {
             Ok(Joined::AllDone { connection, plan, folder }) => (*connection, *plan, folder),
             Ok(Joined::Done) => return Ok(Looked::Done),
             Ok(Joined::Crowded) => return Ok(Looked::Crowded),
-            Err(error) if error.is_database_gone() => {
-                self.finish_without(database)?;
-                return Ok(Looked::Done);
-            }
             Err(error) => return Err(error),
         };
         let mut connection = connection;

@@ -187,6 +187,10 @@ pub(crate) fn refuse_other(
     }
 }
 
+pub(crate) fn renamed_note(before: &str, now: &str) -> String {
+    format!("database {before:?} was renamed to {now:?} during the backup")
+}
+
 pub(crate) fn database_loss(name: &str, reason: &str) -> Loss {
     Loss {
         database: Some(name.to_owned()),

@@ -17,7 +17,7 @@ use crate::error::{BackupError, chain};
 use crate::plan::{ITEMS_PER_RELAY_LANE, LastCuts};
 use crate::session;
 use crate::snapshot::{self, Leader};
-use crate::source::Database;
+use crate::source::{self, Database};
 use crate::tools::ClientTools;
 
 /// How long a lane looks for somebody who gives it the snapshot, while somebody holds it.
@@ -298,6 +298,11 @@ impl Member<'_> {
         };
         let prepared = dump::prepare_on(leader, &planning, database, attempt, last)?;
         let leader = prepared.leader;
+        let mut notes = prepared.notes;
+        let before = self.server.databases.iter().find(|one| one.oid == database.oid);
+        if let Some(before) = before.filter(|before| before.name != database.name) {
+            notes.push(source::renamed_note(&before.name, &database.name));
+        }
         let plan = AttemptPlan {
             database: database.clone(),
             attempt,
@@ -309,7 +314,7 @@ impl Member<'_> {
             bytes: prepared.plan.bytes,
             extensions: prepared.extensions,
             losses: prepared.losses,
-            notes: prepared.notes,
+            notes,
         };
         let holder = self.holder(&leader.snapshot, None);
         let mut connection = leader.connection;

@@ -12,8 +12,9 @@ use super::lane::Member;
 use super::locks::Key;
 use super::state::{self, AttemptPlan, DatabaseDone};
 use crate::backup::{self, Parts};
+use crate::dump::Dumped;
 use crate::error::BackupError;
-use crate::source::Database;
+use crate::source::{self, Database};
 
 /// How often it is asked whether somebody else has finished a database.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -80,10 +81,20 @@ impl Member<'_> {
         Ok(())
     }
 
-    /// Writes down that a database is not there any more.
-    pub(super) fn finish_without(&self, database: &Database) -> Result<(), BackupError> {
-        let note = format!("database {:?} was dropped during the backup", database.name);
-        let value = DatabaseDone { summary: None, losses: Vec::new(), notes: vec![note] };
+    /// Writes down that a database is not in the backup: it was dropped, or is lost for a reason.
+    pub(super) fn finish_without(
+        &self,
+        database: &Database,
+        lost: Option<&str>,
+    ) -> Result<(), BackupError> {
+        let (losses, notes) = match lost {
+            Some(reason) => (vec![source::database_loss(&database.name, reason)], Vec::new()),
+            None => {
+                let note = format!("database {:?} was dropped during the backup", database.name);
+                (Vec::new(), vec![note])
+            }
+        };
+        let value = DatabaseDone { summary: None, losses, notes };
         self.objects.put(&state::done_name(database.oid), &value, PutMode::Create)?;
         Ok(())
     }
@@ -103,10 +114,14 @@ impl Member<'_> {
         };
         for database in &server.databases {
             let done: Option<DatabaseDone> = objects.get(&state::done_name(database.oid))?;
-            let done = done.ok_or(BackupError::RunOver)?;
-            parts.databases.extend(done.summary);
-            parts.losses.extend(done.losses);
-            parts.notes.extend(done.notes);
+            let DatabaseDone { summary, losses, notes } = done.ok_or(BackupError::RunOver)?;
+            match summary {
+                Some(summary) => backup::take_over(&mut parts, Dumped { summary, losses, notes }),
+                None => {
+                    parts.losses.extend(losses);
+                    parts.notes.extend(notes);
+                }
+            }
         }
         if parts.databases.is_empty() {
             let reason = "every database was dropped during the backup".to_owned();
