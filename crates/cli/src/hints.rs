@@ -76,7 +76,8 @@ pub(crate) fn restore(error: &RestoreError) -> Option<String> {
         RestoreError::Vault(error) => return vault(error),
         RestoreError::Connect { source, .. } => return connection(source),
         RestoreError::Incomplete { .. } | RestoreError::Cancelled { report: Some(_) } => {
-            "the same command with --continue goes on where it ended; with --clean it begins anew"
+            "the same command with --continue goes on where it ended (docs/restore.md has how to give \
+             it up)"
         }
         RestoreError::Cancelled { report: None } => "nothing was changed",
         RestoreError::Damaged { .. } => DAMAGE,

@@ -141,6 +141,9 @@ pub fn restore_then(
     if prepared.plan.findings.iter().any(|finding| finding.severity == Severity::Error) {
         return Err(RestoreError::Unfit(Box::new(prepared.plan)));
     }
+    for finding in prepared.plan.findings.iter().filter(|one| one.severity == Severity::Warning) {
+        progress.message(format!("warning: {}: {}", finding.subject, finding.what));
+    }
     for database in &prepared.plan.databases {
         progress.planned(database.tables, database.bytes);
     }
@@ -247,7 +250,8 @@ fn wanted_roles(items: &[Item<'_>], options: &RestoreOptions) -> Wanted {
         for (entry, role) in item.parts.entries().iter().zip(&item.selection.roles) {
             if role.is_some() {
                 named.extend(sql::roles_named(entry, options.owners, options.acls));
-                owners.extend(sql::roles_named(entry, options.owners, false));
+                // A policy or a user mapping may be for a role that nobody has to become.
+                owners.extend(sql::owner_named(entry).filter(|_| options.owners));
             }
         }
     }

@@ -95,6 +95,7 @@ pub(crate) fn summary(report: &RestoreReport, losses: &[Loss]) -> String {
     ));
     out.push_str(&troubles(report));
     for one in &report.databases {
+        out.push_str(&made_too(&one.also));
         out.push_str(&skipped(&one.skipped));
     }
     let roles = &report.roles;
@@ -224,6 +225,20 @@ pub(crate) fn troubles(report: &RestoreReport) -> String {
         for line in &report.roles.refused {
             out.push_str(&format!("  {}\n", cell(line)));
         }
+    }
+    out
+}
+
+fn made_too(all: &[String]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut out = "\nMade too, without rows\n".to_owned();
+    for one in all.iter().take(SKIPPED) {
+        out.push_str(&format!("  {}\n", cell(one)));
+    }
+    if all.len() > SKIPPED {
+        out.push_str(&format!("  and {} more; --json has them all\n", all.len() - SKIPPED));
     }
     out
 }

@@ -6,7 +6,7 @@ use flexkeep_vault::manifest::{DatabaseSummary, Manifest};
 use super::error::RestoreError;
 use super::journal::{self, Done, Identity, PART_BYTES};
 use super::leftovers;
-use super::options::{Existing, RestoreOptions};
+use super::options::{DatabaseChoice, Existing, RestoreOptions};
 use super::parts::Parts;
 use super::present::Present;
 use super::report::DatabaseAction;
@@ -40,7 +40,9 @@ pub(super) fn databases<'a>(
     options: &RestoreOptions,
 ) -> Result<Vec<(&'a DatabaseSummary, String)>, RestoreError> {
     let all = &manifest.databases;
-    for choice in &options.databases {
+    let choices: Vec<DatabaseChoice> =
+        options.databases.iter().map(|choice| choice_in(manifest, choice)).collect();
+    for choice in &choices {
         if !all.iter().any(|database| database.name == choice.name) {
             let mut near: Vec<String> = all.iter().map(|one| one.name.clone()).collect();
             near.sort_by_key(|one| strsim::damerau_levenshtein(one, &choice.name));
@@ -51,8 +53,8 @@ pub(super) fn databases<'a>(
     }
     let mut chosen: Vec<(&DatabaseSummary, String)> = Vec::new();
     for database in all {
-        let wanted = options.databases.iter().filter(|choice| choice.name == database.name);
-        if options.databases.is_empty() {
+        let wanted = choices.iter().filter(|choice| choice.name == database.name);
+        if choices.is_empty() {
             chosen.push((database, database.name.clone()));
         }
         for choice in wanted {
@@ -72,6 +74,18 @@ pub(super) fn databases<'a>(
         }
     }
     Ok(chosen)
+}
+
+/// A choice as the backup's names have it: `a=b` may be the name of a database.
+fn choice_in(manifest: &Manifest, choice: &DatabaseChoice) -> DatabaseChoice {
+    let has = |name: &str| manifest.databases.iter().any(|database| database.name == name);
+    if let Some(new) = &choice.restored_as
+        && !has(&choice.name)
+        && has(&format!("{}={new}", choice.name))
+    {
+        return DatabaseChoice { name: format!("{}={new}", choice.name), restored_as: None };
+    }
+    choice.clone()
 }
 
 /// Reads the parts of each database, and decides what happens to it.
@@ -233,10 +247,12 @@ fn decide(
         return;
     }
     if journal == Journal::Ours && !(options.existing == Existing::Clean && whole) {
-        refuse(
-            "a restore of it was interrupted",
-            "continue it (--continue), or begin anew (--clean)",
-        );
+        let way_out = if whole {
+            "continue it (--continue), or begin anew (--clean)"
+        } else {
+            "continue it (--continue), or give it up by dropping the schema flexkeep_restore"
+        };
+        refuse("a restore of it was interrupted", way_out);
         return;
     }
     let is_free = item.name == MAINTENANCE && item.present.is_empty;

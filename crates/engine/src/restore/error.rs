@@ -168,7 +168,8 @@ fn problems(plan: &RestorePlan) -> String {
 /// Damaged objects in words.
 pub(super) fn damaged(objects: &[DamagedObject], more: bool) -> String {
     let at_least = if more { "at least " } else { "" };
-    let mut text = format!("{at_least}{} of the vault cannot be used:", objects.len());
+    let what = if objects.len() == 1 { "object" } else { "objects" };
+    let mut text = format!("{at_least}{} {what} of the vault cannot be used:", objects.len());
     for object in objects {
         let of = object.database.as_ref().map(|name| format!(" of database {name:?}"));
         text.push_str(&format!(

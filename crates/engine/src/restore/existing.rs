@@ -1,12 +1,14 @@
 //! A database that is there: what is in the way, and clearing it away.
 
+use std::collections::HashSet;
+
 use flexkeep_pg_archive::Entry;
 use flexkeep_pg_copy::quote_literal;
 
 use super::choose::Item;
 use super::error::RestoreError;
 use super::options::{Existing, RestoreOptions};
-use super::parts::{Role, desc, name_of};
+use super::parts::{Role, desc, is_large_object, name_of};
 use super::statement::{made_objects, qualified};
 use super::target::{Db, TargetFacts, literal, lossy, number};
 use crate::check::{CheckReport, Severity};
@@ -36,6 +38,8 @@ pub(super) fn look(
         if options.existing != Existing::Clean {
             refuse_present(item, subject, report);
             refuse_large_objects(item, db, subject, report)?;
+        } else {
+            refuse_other_partitions(item, db, subject, report)?;
         }
         return Ok(());
     }
@@ -70,6 +74,58 @@ fn refuse_present(item: &Item<'_>, subject: &str, report: &mut CheckReport) {
             "drop or rename them; have them replaced (--clean); or restore under another name (--as)",
         );
     }
+}
+
+/// With a partitioned table its partitions are dropped, those too that the backup does not have.
+fn refuse_other_partitions(
+    item: &Item<'_>,
+    db: &mut Db,
+    subject: &str,
+    report: &mut CheckReport,
+) -> Result<(), RestoreError> {
+    let entries = item.parts.entries();
+    let tables: Vec<&Entry> = item
+        .selection
+        .places(&[Role::Definition])
+        .into_iter()
+        .map(|place| &entries[place])
+        .filter(|entry| matches!(desc(entry), b"TABLE" | b"FOREIGN TABLE"))
+        .collect();
+    let replaced: HashSet<(&[u8], &[u8])> = tables
+        .iter()
+        .map(|entry| (entry.namespace().unwrap_or_default(), entry.tag().unwrap_or_default()))
+        .collect();
+    let mut others = Vec::new();
+    for entry in tables.iter().filter(|entry| kind_of(item, entry) == Some(b'p')) {
+        let sql = [
+            &b"SELECT n.nspname, c.relname FROM pg_catalog.pg_partition_tree("[..],
+            &literal(&qualified(entry)),
+            b"::pg_catalog.regclass) t JOIN pg_catalog.pg_class c ON c.oid = t.relid \
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace ORDER BY 1, 2",
+        ]
+        .concat();
+        for row in db.rows("asking for partitions", sql)? {
+            let cell = |at| row.get_bytes(at).unwrap_or_default();
+            if !replaced.contains(&(cell(0), cell(1))) {
+                others.push(format!("{}.{}", lossy(cell(0)), lossy(cell(1))));
+            }
+        }
+    }
+    others.sort();
+    others.dedup();
+    if !others.is_empty() {
+        report.add_with_way_out(
+            Severity::Error,
+            subject,
+            format!(
+                "{} partitions would be dropped with their table, and are not in the restore: {}",
+                others.len(),
+                some(&others)
+            ),
+            "detach them first (ALTER TABLE ... DETACH PARTITION)",
+        );
+    }
+    Ok(())
 }
 
 /// Large objects that the server is asked for at once.
@@ -121,6 +177,23 @@ fn row_entries<'a>(item: &'a Item<'_>) -> impl Iterator<Item = &'a Entry> {
         .filter(|entry| desc(entry) == b"TABLE DATA")
 }
 
+/// Whether what has the name of a table of the backup can take its rows.
+fn takes_rows(item: &Item<'_>, entry: &Entry) -> bool {
+    matches!(kind_of(item, entry), Some(b'r' | b'p'))
+}
+
+fn kind_of(item: &Item<'_>, entry: &Entry) -> Option<u8> {
+    item.present
+        .relation_kind(entry.namespace().unwrap_or_default(), entry.tag().unwrap_or_default())
+}
+
+/// The rows of a table of the target that has the name of one of the backup's: not those of its
+/// children, unless it has none itself, being partitioned there.
+fn rows_of(item: &Item<'_>, entry: &Entry) -> Vec<u8> {
+    let only = if kind_of(item, entry) == Some(b'p') { &b""[..] } else { b"ONLY " };
+    [only, &qualified(entry)[..]].concat()
+}
+
 /// Rows alone need their tables, and those empty.
 fn tables_for_rows(
     item: &Item<'_>,
@@ -129,14 +202,16 @@ fn tables_for_rows(
     subject: &str,
     report: &mut CheckReport,
 ) -> Result<(), RestoreError> {
-    let (mut missing, mut filled) = (Vec::new(), Vec::new());
+    let (mut missing, mut other, mut filled) = (Vec::new(), Vec::new(), Vec::new());
     for entry in row_entries(item) {
         let (schema, name) =
             (entry.namespace().unwrap_or_default(), entry.tag().unwrap_or_default());
         if !item.present.has_relation(schema, name) {
             missing.push(format!("{}.{}", lossy(schema), lossy(name)));
+        } else if !takes_rows(item, entry) {
+            other.push(format!("{}.{}", lossy(schema), lossy(name)));
         } else if options.existing != Existing::Clean {
-            let sql = [b"SELECT EXISTS (SELECT FROM ONLY ", &qualified(entry)[..], b")"].concat();
+            let sql = [b"SELECT EXISTS (SELECT FROM ", &rows_of(item, entry)[..], b")"].concat();
             let rows = db.rows("looking for rows", sql)?;
             if rows.first().and_then(|row| row.get(0)) == Some("t") {
                 filled.push(format!("{}.{}", lossy(schema), lossy(name)));
@@ -147,11 +222,18 @@ fn tables_for_rows(
         let what = format!("{} tables are not there: {}", missing.len(), some(&missing));
         report.add_with_way_out(Severity::Error, subject, what, "restore their definitions too");
     }
+    if !other.is_empty() {
+        let what = format!("{} are no tables there: {}", other.len(), some(&other));
+        let way_out = "rename them, and restore the definitions too; or choose other tables";
+        report.add_with_way_out(Severity::Error, subject, what, way_out);
+    }
     if !filled.is_empty() {
         let what = format!("{} tables have rows already: {}", filled.len(), some(&filled));
         report.add_with_way_out(Severity::Error, subject, what, "have them emptied (--clean)");
     }
-    if item.present.large_objects > 0 && item.parts.summary.totals.large_objects > 0 {
+    let mut data = item.selection.places(&[Role::Data]).into_iter();
+    let wants_objects = data.any(|place| is_large_object(&item.parts.entries()[place]));
+    if item.present.large_objects > 0 && wants_objects {
         let what = format!("it has {} large objects already", item.present.large_objects);
         report.add_with_way_out(
             Severity::Error,
@@ -233,8 +315,7 @@ pub(super) fn replica_allowed(facts: &TargetFacts, db: &mut Db) -> Result<bool, 
 /// Statements that clear away what is in the way; to be run in one transaction.
 pub(super) fn clear_sql(item: &Item<'_>, options: &RestoreOptions) -> Vec<u8> {
     if !options.definitions() {
-        let tables: Vec<Vec<u8>> =
-            row_entries(item).map(|entry| [b"ONLY ", &qualified(entry)[..]].concat()).collect();
+        let tables: Vec<Vec<u8>> = row_entries(item).map(|entry| rows_of(item, entry)).collect();
         if tables.is_empty() {
             return Vec::new();
         }

@@ -2,6 +2,7 @@
 
 use flexkeep_pg_archive::Entry;
 use flexkeep_pg_copy::{self as pg, quote_ident};
+use flexkeep_vault::ContentHash;
 
 use super::choose::Item;
 use super::error::RestoreError;
@@ -34,17 +35,35 @@ pub(super) fn create_database(
     let mut db = target.open_any(std::slice::from_ref(&item.name))?;
     db.prepare(None, target.stall)?;
     let name = quote_ident(&item.name);
+    let entry = item.parts.entries().iter().find(|entry| desc(entry) == b"DATABASE");
+    let create = |name: &str| match entry {
+        Some(entry) => create_statement(entry, name, facts),
+        None => {
+            let sql = format!("CREATE DATABASE {} TEMPLATE template0", quote_ident(name));
+            Ok(sql.into_bytes())
+        }
+    };
+    // One that a killed restore made, see below.
+    let beside = name_beside(&item.name);
+    let drop_beside = format!("DROP DATABASE IF EXISTS {}", quote_ident(&beside));
+    db.run("dropping what a killed restore made", &drop_beside)?;
     if item.action == DatabaseAction::Replace {
         // Sessions of a killed restore would be in the way; one that lives goes on.
         wait_for_others(target, item)?;
-        db.run("dropping the database", format!("DROP DATABASE IF EXISTS {name}"))?;
+        // The server may refuse the new one, such as for its locale: before the old one is gone.
+        db.run("making the database", create(&beside)?)?;
         *changed = true;
+        if let Err(error) =
+            db.run("dropping the database", format!("DROP DATABASE IF EXISTS {name}"))
+        {
+            let dropped = db.run("dropping the new database", &drop_beside);
+            *changed = dropped.is_err();
+            return Err(error);
+        }
+        let rename = format!("ALTER DATABASE {} RENAME TO {name}", quote_ident(&beside));
+        return db.run("naming the database", rename);
     }
-    let entry = item.parts.entries().iter().find(|entry| desc(entry) == b"DATABASE");
-    let sql = match entry {
-        Some(entry) => create_statement(entry, &item.name, facts)?,
-        None => format!("CREATE DATABASE {name} TEMPLATE template0").into_bytes(),
-    };
+    let sql = create(&item.name)?;
     if let Err(error) = db.connection.execute(sql) {
         // It was not there a moment ago. Perhaps the session of a killed restore was still making it
         // (then the catalog's index refuses the second one): whoever looks again finds that it is
@@ -56,6 +75,12 @@ pub(super) fn create_database(
     }
     *changed = true;
     Ok(())
+}
+
+/// What a new database is called until the one that it replaces is gone.
+fn name_beside(name: &str) -> String {
+    let hash = ContentHash::of(name.as_bytes()).to_string();
+    format!("flexkeep_new_{}", &hash[..16])
 }
 
 /// Gives a new database to its owner, as owners of what is in it may need its rights. A refusal is

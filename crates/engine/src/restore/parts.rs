@@ -107,6 +107,8 @@ pub(super) enum Role {
     Data,
     /// What comes after rows.
     After,
+    /// The place of a partition in a table that is there already; after all that.
+    Attach,
     /// Rights; after all that.
     Acl,
     /// Materialised views are filled after that.

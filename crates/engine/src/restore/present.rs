@@ -1,6 +1,6 @@
 //! What a database of the target has already.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use flexkeep_pg_archive::Entry;
 
@@ -14,8 +14,8 @@ type Names = HashSet<(Vec<u8>, Vec<u8>)>;
 /// Names in a database, by kind. Only kinds that the question covers are known.
 #[derive(Default)]
 pub(super) struct Present {
-    /// Tables, indexes, sequences, views: schema and name.
-    relations: Names,
+    /// Tables, indexes, sequences, views: schema and name, and their kind (`pg_class.relkind`).
+    relations: HashMap<(Vec<u8>, Vec<u8>), u8>,
     types: Names,
     /// Schema, and name with argument types.
     functions: Names,
@@ -54,10 +54,6 @@ impl Present {
             };
             Ok(rows.iter().map(|row| (cell(row, 0), cell(row, 1))).collect())
         };
-        let relations = pairs(format!(
-            "SELECT n.nspname, c.relname FROM pg_catalog.pg_class c \
-             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {system}"
-        ))?;
         let types = pairs(format!(
             "SELECT n.nspname, t.typname FROM pg_catalog.pg_type t \
              JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE {system}"
@@ -74,6 +70,18 @@ impl Present {
              JOIN pg_catalog.pg_class c ON c.oid = x.conrelid \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {system}"
         ))?;
+        let relations = db.rows(
+            DOING,
+            format!(
+                "SELECT n.nspname, c.relname, c.relkind FROM pg_catalog.pg_class c \
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE {system}"
+            ),
+        )?;
+        let relations = relations.iter().map(|row| {
+            let cell = |at| row.get_bytes(at).unwrap_or_default();
+            ((cell(0).to_vec(), cell(1).to_vec()), cell(2).first().copied().unwrap_or_default())
+        });
+        let relations = relations.collect();
         let others = db.rows(DOING, others_sql(system))?;
         let others = others.iter().map(|row| {
             let cell = |at| row.get_bytes(at).map(<[u8]>::to_vec).unwrap_or_default();
@@ -122,7 +130,7 @@ impl Present {
         let pair = || (entry.namespace().unwrap_or_default().to_vec(), tag.clone());
         match desc(entry) {
             b"TABLE" | b"FOREIGN TABLE" | b"VIEW" | b"MATERIALIZED VIEW" | b"SEQUENCE"
-            | b"INDEX" => Some(self.relations.contains(&pair())),
+            | b"INDEX" => Some(self.relations.contains_key(&pair())),
             b"TYPE" | b"DOMAIN" | b"SHELL TYPE" => Some(self.types.contains(&pair())),
             b"FUNCTION" | b"PROCEDURE" | b"AGGREGATE" => Some(self.functions.contains(&pair())),
             b"CONSTRAINT" | b"FK CONSTRAINT" | b"CHECK CONSTRAINT" => {
@@ -149,9 +157,14 @@ impl Present {
         entry.tag().is_some_and(|name| self.extensions.contains(name))
     }
 
-    /// Whether there is a table of this name.
+    /// Whether there is a table, or another relation, of this name.
     pub(super) fn has_relation(&self, schema: &[u8], name: &[u8]) -> bool {
-        self.relations.contains(&(schema.to_vec(), name.to_vec()))
+        self.relation_kind(schema, name).is_some()
+    }
+
+    /// What a relation is, as `pg_class.relkind` has it.
+    pub(super) fn relation_kind(&self, schema: &[u8], name: &[u8]) -> Option<u8> {
+        self.relations.get(&(schema.to_vec(), name.to_vec())).copied()
     }
 }
 

@@ -149,6 +149,8 @@ pub struct DatabaseReport {
     pub objects: u64,
     /// What the server or the vault refused.
     pub failures: Vec<ObjectFailure>,
+    /// What was not chosen, and made too because that needs it.
+    pub also: Vec<String>,
     /// What was left out, and why.
     pub skipped: Vec<Skipped>,
     /// Seconds of each phase, in order.

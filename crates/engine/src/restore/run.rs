@@ -386,6 +386,10 @@ fn last_phases(run: &RestoreRun<'_>, db_work: &DatabaseWork<'_>, worked: &mut Wo
     if worked.outcome.lost || status(worked) == RestoreStatus::Incomplete {
         return;
     }
+    phase(run, "partitions", worked, &mut |worked| {
+        let places = item.selection.places(&[Role::Attach]);
+        lanes::one_by_one(db_work, &places, &mut worked.outcome);
+    });
     phase(run, "rights", worked, &mut |worked| {
         let places = item.selection.places(&[Role::Acl]);
         lanes::one_by_one(db_work, &places, &mut worked.outcome);
@@ -605,6 +609,7 @@ fn report(worked: &Worked<'_, '_>) -> DatabaseReport {
         Role::Definition,
         Role::Data,
         Role::After,
+        Role::Attach,
         Role::Acl,
         Role::Refresh,
     ]);
@@ -626,6 +631,7 @@ fn report(worked: &Worked<'_, '_>) -> DatabaseReport {
         large_objects,
         loaded_bytes: worked.outcome.bytes,
         failures: worked.outcome.failures.clone(),
+        also: item.selection.also.clone(),
         skipped,
         phases: worked.phases.clone(),
     }

@@ -89,9 +89,36 @@ pub(super) fn chosen(
     selection.roles = chooser.chosen_roles();
     if options.definitions() {
         without_missing_tables(&parts.toc, &has, &mut selection);
+        attach_at_last(&parts.toc, &mut selection);
     }
     by_parts(entries, options, &mut selection);
     Ok(selection)
+}
+
+/// A partition of a table that is there gets its place when its rows and indexes are: with its place
+/// come the triggers of that table, which must not fire for them, and indexes that it would then have
+/// twice.
+fn attach_at_last(toc: &Toc, selection: &mut Selection) {
+    for (place, entry) in toc.entries().iter().enumerate() {
+        let attaches = matches!(desc(entry), b"TABLE ATTACH" | b"INDEX ATTACH");
+        if attaches && selection.roles[place].is_some() {
+            let restored =
+                |id: &i32| toc.position(*id).is_some_and(|at| selection.roles[at].is_some());
+            if !entry.dependencies().iter().all(restored) {
+                selection.roles[place] = Some(Role::Attach);
+            }
+        }
+    }
+}
+
+/// Whether an entry makes the index of this name: by itself, or for a constraint, which bears the
+/// name of its table first.
+fn is_index_named(entry: &Entry, name: &[u8]) -> bool {
+    let tag = entry.tag().unwrap_or_default();
+    match desc(entry) {
+        b"CONSTRAINT" => tag.strip_suffix(name).is_some_and(|table| table.ends_with(b" ")),
+        _ => tag == name,
+    }
 }
 
 /// A part of a database that is to stand by itself.
@@ -189,6 +216,7 @@ impl<'a> Chooser<'a> {
                 self.wanted[place] = true;
                 if RELATIONS.contains(&desc(entry)) {
                     self.tables.insert(entry.dump_id());
+                    self.with_partitions(entry.dump_id());
                 }
             }
         }
@@ -352,7 +380,7 @@ impl<'a> Chooser<'a> {
             // It depends on two indexes; both tables are needed, and that is looked at later.
             return entry.dependencies().iter().any(|id| {
                 self.toc.get(*id).is_some_and(|index| {
-                    index.tag() == entry.tag()
+                    is_index_named(index, entry.tag().unwrap_or_default())
                         && index.dependencies().iter().any(|t| self.tables.contains(t))
                 })
             });
@@ -382,6 +410,7 @@ impl<'a> Chooser<'a> {
         let wanted = self.wanted.iter().enumerate().filter(|(_, wanted)| **wanted);
         let mut open: Vec<usize> = wanted.map(|(place, _)| place).collect();
         let mut seen: HashSet<usize> = open.iter().copied().collect();
+        let mut needed_sequences = HashSet::new();
         while let Some(place) = open.pop() {
             let entry = &self.entries[place];
             let mut needs: Vec<usize> =
@@ -397,6 +426,16 @@ impl<'a> Chooser<'a> {
                 self.wanted[need] = true;
                 selection.also.push(format!("{}, for {}", name_of(other), name_of(entry)));
                 open.push(need);
+                if desc(other) == b"SEQUENCE" {
+                    needed_sequences.insert(other.dump_id());
+                }
+            }
+        }
+        // From its beginning it would give numbers that rows have already.
+        for (place, entry) in self.entries.iter().enumerate() {
+            let of_one = || entry.dependencies().iter().any(|id| needed_sequences.contains(id));
+            if desc(entry) == b"SEQUENCE SET" && of_one() {
+                self.wanted[place] = true;
             }
         }
     }

@@ -57,12 +57,28 @@ pub(super) fn for_database(
     Ok(renamed.collect())
 }
 
+/// The owner of what an entry makes.
+pub(super) fn owner_named(entry: &Entry) -> Option<Vec<u8>> {
+    let owned = entry.drop_stmt().is_some_and(|drop| !drop.is_empty());
+    entry.owner().filter(|owner| owned && !owner.is_empty()).map(<[u8]>::to_vec)
+}
+
+/// The role whose settings in one database a statement changes.
+fn set_in_database(statement: &Statement<'_>) -> Option<Vec<u8>> {
+    let is_it = statement.word(0, "alter") && statement.word(1, "role") && statement.word(3, "in");
+    is_it.then(|| statement.name(2)).flatten()
+}
+
 /// The roles that an entry names: owner, grantees, grantors, those of policies and mappings.
 pub(super) fn roles_named(entry: &Entry, owners: bool, acls: bool) -> BTreeSet<Vec<u8>> {
     let mut names = BTreeSet::new();
-    let owned = entry.drop_stmt().is_some_and(|drop| !drop.is_empty());
-    if owners && owned {
-        names.extend(entry.owner().filter(|owner| !owner.is_empty()).map(<[u8]>::to_vec));
+    if owners {
+        names.extend(owner_named(entry));
+    }
+    if desc(entry) == b"DATABASE PROPERTIES"
+        && let Ok(all) = statements(entry.defn().unwrap_or_default())
+    {
+        names.extend(all.iter().filter_map(set_in_database));
     }
     let is_acl = matches!(desc(entry), b"ACL" | b"ACL LANGUAGE" | b"DEFAULT ACL");
     let wanted = (is_acl && acls) || matches!(desc(entry), b"POLICY" | b"USER MAPPING");
@@ -148,6 +164,13 @@ mod tests {
         let default =
             "ALTER DEFAULT PRIVILEGES FOR ROLE o IN SCHEMA a GRANT SELECT ON TABLES TO r;";
         assert_eq!(named(default, true), ["o", "r"]);
+    }
+
+    #[test]
+    fn roles_with_settings_in_a_database_are_found() {
+        let sql = b"ALTER DATABASE d SET a TO 1; ALTER ROLE \"r 1\" IN DATABASE d SET b TO 2;";
+        let found: Vec<_> = statements(sql).unwrap().iter().filter_map(set_in_database).collect();
+        assert_eq!(found, [b"r 1".to_vec()]);
     }
 
     #[test]

@@ -140,6 +140,7 @@ pub(super) fn session_sql(version: u32, encoding: Option<&str>, lock_wait: Durat
          SET lock_timeout = {}; SET idle_in_transaction_session_timeout = 0;\
          SET synchronous_commit = off; SET default_transaction_read_only = off;\
          SET default_transaction_isolation = 'read committed';\
+         SET array_nulls = on; SET transform_null_equals = off;\
          SET application_name = '{APPLICATION}';",
         lock_wait.as_millis().min(i32::MAX as u128)
     );
