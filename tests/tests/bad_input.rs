@@ -341,6 +341,64 @@ fn a_database_dropped_or_renamed_during_the_backup_is_a_note_and_the_others_are_
     run(&mut vault.export("src/latest", &vault.beside("to")), SOON).expect_success();
 }
 
+/// No lock on a table protects from these: types of its columns that are altered, roles that are made,
+/// databases that are made again.
+#[test]
+fn what_changes_beside_the_tables_is_in_the_backup_or_told() {
+    let server = small_server(Version::V17);
+    server.create_database("doomed");
+    server.psql("doomed", BIG);
+    server.psql(
+        "doomed",
+        "CREATE TYPE pair AS (a int, secret text); CREATE TYPE mood AS ENUM ('sad', 'happy');
+         CREATE TABLE typed AS SELECT ROW(i, 's' || i)::pair AS p, ARRAY['sad'::mood] AS m
+           FROM generate_series(1, 9) i",
+    );
+    server.create_database("vagrant");
+    let vault = TestVault::new();
+    let holder = hold(&server, "doomed");
+    let backup = Running::start(&mut vault.backup(&server));
+    wait_for_copy(&server);
+    server.psql("doomed", "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'");
+    server.psql("doomed", "ALTER TYPE pair DROP ATTRIBUTE secret, ADD ATTRIBUTE secret text");
+    server.psql("shop", "CREATE ROLE latecomer LOGIN; ALTER TABLE orders OWNER TO latecomer");
+    server.psql("postgres", "DROP DATABASE vagrant");
+    server.create_database("vagrant");
+    release(&server, holder);
+    let out = backup.finish(LIMIT);
+    assert_eq!(out.code(), Some(3), "{}{}", out.text(), out.errors());
+    let manifest = json(&out)["manifest"].take();
+    let databases = manifest["databases"].as_array().unwrap();
+    let doomed = databases.iter().find(|one| one["name"] == "doomed").expect("a database");
+    assert!(doomed["attempts"].as_u64() > Some(1), "{doomed:#}");
+    let losses = manifest["losses"].to_string();
+    assert!(losses.contains("vagrant") && losses.contains("made again"), "{losses}");
+    let to = vault.beside("to");
+    run(&mut vault.export("src/latest", &to), SOON).expect_success();
+    let roles = fs::read_to_string(to.join("roles.sql")).unwrap();
+    assert!(roles.contains("latecomer"), "{roles}");
+    let data =
+        run(pg_command("pg_restore", Version::V18).arg("-f-").arg(to.join("doomed.dump")), SOON);
+    let data = data.expect_success().text();
+    assert!(data.contains("'blue'") && data.contains("{blue}"), "{data}");
+
+    // A session that waits for a lock ends with its client, and so do the locks that it has.
+    let sql = "BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(80)";
+    let mut blocker = pg_command("psql", Version::V17);
+    let blocker = Running::start(blocker.args(["-Xqc", sql, "-d"]).arg(server.conninfo("shop")));
+    wait_for_activity(&server, "wait_event = 'PgSleep'");
+    let mut waits = Running::start(&mut vault.backup(&server));
+    wait_for_activity(&server, "application_name = 'flexkeep' AND wait_event_type = 'Lock'");
+    waits.kill_nine();
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'flexkeep'";
+    let end = Instant::now() + SOON;
+    while server.psql("postgres", sessions) != "0" {
+        assert!(Instant::now() < end, "its session waits on");
+        thread::sleep(Duration::from_millis(100));
+    }
+    drop(blocker);
+}
+
 #[test]
 fn secrets_are_nowhere() {
     let secret = "Geheim-9-xyzzy";

@@ -370,14 +370,18 @@ fn read_all(
         parts.losses.extend(source::password_loss(connection)?);
     }
     let failed = AtomicBool::new(false);
+    let roles = source::roles(connection)?;
+    let encoding = source::encoding(connection)?;
     std::thread::scope(|scope| {
         // However this ends: the thread that prepares databases waits for its turn.
         let _end = EndOfTurns(&run.turn);
         let failed = &failed;
         let stop = move || failed.load(Ordering::Relaxed) || run.tools.progress.is_cancelled();
         let attempts = run.options.attempts;
-        let globals =
-            scope.spawn(move || globals::dump(run.client, run.target, passwords, attempts, &stop));
+        let dump = move |encoding: &str| {
+            globals::dump(run.client, run.target, encoding, passwords, attempts, &stop)
+        };
+        let globals = scope.spawn(move || dump(&encoding));
         let (sender, receiver) = mpsc::sync_channel(0);
         scope.spawn(move || {
             let empty = LastCuts::new();
@@ -400,9 +404,13 @@ fn read_all(
         // Nobody waits for the roles then.
         failed.store(read.is_err(), Ordering::Relaxed);
         read?;
-        let sql = globals
+        let mut sql = globals
             .join()
             .map_err(|_| BackupError::Internal("the thread for roles panicked".to_owned()))??;
+        if let Some(later) = globals::later(connection, &roles, dump)? {
+            sql = later.sql;
+            parts.notes.extend(later.note);
+        }
         parts.globals = Some(run.tools.vault.put_meta(&sql)?);
         if parts.databases.is_empty() {
             let reason = "every database was dropped during the backup".to_owned();
@@ -454,6 +462,10 @@ fn read_renamed(
     connection: &mut Connection,
 ) -> Result<Option<Dumped>, BackupError> {
     let Some(name) = source::name_now(connection, database.oid)? else {
+        if let Some(reason) = source::made_again(connection, &database.name)? {
+            parts.losses.push(source::database_loss(&database.name, reason));
+            return Ok(None);
+        }
         parts.notes.push(format!("database {:?} was dropped during the backup", database.name));
         return Ok(None);
     };

@@ -24,6 +24,7 @@ use crate::session;
 use crate::snapshot::{self, Leader};
 use crate::source::{self, Database, ServerFacts};
 use crate::tools::ClientTools;
+use crate::types::TypeMarks;
 
 /// A database whose snapshot is taken and whose work is planned.
 pub(crate) struct Prepared {
@@ -34,6 +35,7 @@ pub(crate) struct Prepared {
     pub(crate) toc: ObjectRef,
     pub(crate) plan: Plan,
     pub(crate) extensions: Vec<Extension>,
+    pub(crate) types: TypeMarks,
     pub(crate) losses: Vec<Loss>,
     pub(crate) notes: Vec<String>,
 }
@@ -106,6 +108,7 @@ pub(crate) fn prepare_on(
     leave_out(&mut plan, &unreadable);
     let losses = source::database_losses(&mut leader.connection, name, facts, &unreadable.0)?;
     let extensions = source::extensions(&mut leader.connection, name)?;
+    let types = TypeMarks::ask(&mut leader.connection, name)?;
     let references = order::extension_references(&mut leader.connection, name)?;
     let notes =
         outline.warnings.into_iter().map(|line| format!("database {name:?}: {line}")).collect();
@@ -117,6 +120,7 @@ pub(crate) fn prepare_on(
         toc: put_toc(vault, outline.toc, &references)?,
         plan,
         extensions,
+        types,
         losses,
         notes,
     })
@@ -185,8 +189,11 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
     // What earlier attempts uploaded counts too: it is in the vault because of this backup.
     let uploaded = tools.uploads.take_uploaded();
     // Ends the transaction and with it the locks, before the rest is written.
-    let Prepared { database, attempt, leader, encoding, toc, plan, extensions, losses, notes } =
-        prepared;
+    let Prepared { database, attempt, mut leader, encoding, toc, plan, .. } = prepared;
+    let Prepared { extensions, types, losses, notes, .. } = prepared;
+    session::run(&mut leader.connection, &name, "ending the snapshot", "COMMIT")?;
+    let altered = types.refuse_altered(&mut leader.connection, &name);
+    altered.inspect_err(|_| tools.progress.go_back(&before))?;
     let (snapshot_time, _) = (leader.time, leader.connection.close());
     let vault = &run.tools.vault;
     let (contents, mut totals) = write_done(vault, &plan.entries, done, &uploaded.lengths)?;

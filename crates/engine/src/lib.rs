@@ -33,6 +33,7 @@ mod snapshot;
 mod source;
 mod tools;
 mod turn;
+mod types;
 mod uploads;
 mod verify;
 

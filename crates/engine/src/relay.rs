@@ -391,25 +391,37 @@ impl Member<'_> {
         database: &Database,
         gone: BackupError,
     ) -> Result<Option<String>, BackupError> {
-        // The one that is gone may be the one of the connection string.
-        let others = self.server.databases.iter().map(|one| one.name.as_str());
-        let mut names = [self.target.database(), "postgres"].into_iter().chain(others);
-        let mut connection = loop {
-            let Some(name) = names.next() else { return Err(gone) };
-            match session::connect(self.target, name, &self.connect) {
-                Ok(connection) => break connection,
-                Err(error) if error.is_database_gone() => {}
-                Err(error) => return Err(error),
-            }
+        let mut connection = match self.connect_to_any() {
+            Err(error) if error.is_database_gone() => return Err(gone),
+            connected => connected?,
         };
         let lost = match source::name_now(&mut connection, database.oid)?.map(String::from_utf8) {
             Some(Ok(name)) => return Ok(Some(name)),
             Some(Err(_)) => Some("it got a name that is not UTF-8 during the backup"),
-            None => None,
+            None => source::made_again(&mut connection, &database.name)?,
         };
         connection.close();
         self.finish_without(database, lost)?;
         Ok(None)
+    }
+
+    /// A connection to a database that is there: the one of the connection string may be gone.
+    fn connect_to_any(&self) -> Result<Connection, BackupError> {
+        let others = self.server.databases.iter().map(|one| one.name.as_str());
+        let mut names = ["postgres"].into_iter().chain(others);
+        let mut name = self.target.database();
+        loop {
+            match session::connect(self.target, name, &self.connect) {
+                Ok(mut connection) => {
+                    session::prepare(&mut connection, name)?;
+                    return Ok(connection);
+                }
+                Err(error) if error.is_database_gone() => {
+                    name = names.next().ok_or(error)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The same under the name that it had when somebody asked last.

@@ -1,5 +1,7 @@
 //! What a server is, which databases it has, and what of it can't be read.
 
+use std::collections::BTreeSet;
+
 use flexkeep_pg_copy::{self as pg, Connection};
 use flexkeep_vault::manifest::{Extension, Loss, Source};
 use serde::{Deserialize, Serialize};
@@ -158,6 +160,35 @@ pub(crate) fn databases(
         return Err(BackupError::NothingToDo(reason.to_owned()));
     }
     Ok(all)
+}
+
+/// The encoding of the database that a connection is to.
+pub(crate) fn encoding(connection: &mut Connection) -> Result<String, BackupError> {
+    const SQL: &str = "SELECT pg_catalog.getdatabaseencoding()";
+    let rows = session::rows(connection, "", "asking for the encoding", SQL)?;
+    let row = rows.first().ok_or_else(|| BackupError::Internal("no encoding".to_owned()))?;
+    text(row, 0, "encoding").map(str::to_owned)
+}
+
+/// What tells the roles of a moment from those of another: one mark for each role and its name.
+pub(crate) fn roles(connection: &mut Connection) -> Result<BTreeSet<String>, BackupError> {
+    const SQL: &str = "SELECT pg_catalog.concat(r.oid, ' ', pg_catalog.hashname(r.rolname)) \
+                       FROM pg_catalog.pg_roles r";
+    let rows = session::rows(connection, "", "asking for the roles", SQL)?;
+    rows.iter().map(|row| text(row, 0, "roles").map(str::to_owned)).collect()
+}
+
+/// Why a database that was dropped is a loss and no mere note: there is another one of its name.
+pub(crate) fn made_again(
+    connection: &mut Connection,
+    name: &str,
+) -> Result<Option<&'static str>, BackupError> {
+    let name = pg::quote_literal(name);
+    let sql = format!("SELECT 1 FROM pg_catalog.pg_database d WHERE d.datname = {name}");
+    let rows = session::rows(connection, "", "looking for a database", &sql)?;
+    let is_there = !rows.is_empty();
+    Ok(is_there
+        .then_some("it was dropped and made again during the backup, which does not have it"))
 }
 
 /// What a database is called now; `None` when it is gone.

@@ -278,11 +278,47 @@ fn slots(
     if needed <= free {
         report.add(Severity::Ok, "connections", what);
     } else {
+        // With one lane, too, there are pg_dump and pg_dumpall beside it.
+        let least = 1 + OTHER_CONNECTIONS;
+        let severity = if free < least { Severity::Error } else { Severity::Warning };
         report.add_with_way_out(
-            Severity::Warning,
+            severity,
             "connections",
             what,
             "use fewer lanes, or raise max_connections or the role's connection limit",
+        );
+    }
+    database_limits(connection, lanes, report)
+}
+
+/// Limits of connections to one database, which superusers do not have.
+fn database_limits(
+    connection: &mut Connection,
+    lanes: u64,
+    report: &mut CheckReport,
+) -> Result<(), BackupError> {
+    const QUERY: &str = "connection limits";
+    // A lane each, and pg_dump beside the first one.
+    let needed = lanes + 1;
+    let sql = format!(
+        "SELECT d.datname, d.datconnlimit FROM pg_catalog.pg_database d \
+         WHERE d.datconnlimit BETWEEN 0 AND {} AND NOT d.datistemplate AND d.datallowconn \
+         AND pg_catalog.has_database_privilege(d.oid, 'CONNECT') \
+         AND NOT (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user) \
+         ORDER BY 1",
+        needed.saturating_sub(1)
+    );
+    for row in &session::rows(connection, "", "asking for limits of connections", &sql)? {
+        let name = session::lossy(&session::bytes(row, 0, QUERY)?);
+        let limit: u64 = session::number(row, 1, QUERY)?;
+        let severity = if limit < 2 { Severity::Error } else { Severity::Warning };
+        report.add_with_way_out(
+            severity,
+            &format!("database {name:?}"),
+            format!(
+                "it takes at most {limit} connections, a backup with {lanes} lanes takes {needed}"
+            ),
+            "use fewer lanes, or raise its limit (ALTER DATABASE ... CONNECTION LIMIT)",
         );
     }
     Ok(())

@@ -172,7 +172,10 @@ fn open(
     let bytes: u64 = sizes.iter().sum();
     progress.phase("roles");
     let stop = || progress.is_cancelled();
-    let roles = globals::dump(&client, target, passwords, backup_options.attempts, &stop)?;
+    let roles_before = source::roles(connection)?;
+    let encoding = source::encoding(connection)?;
+    let attempts = backup_options.attempts;
+    let roles = globals::dump(&client, target, &encoding, passwords, attempts, &stop)?;
     let wanted = u32::try_from(backup_options.lanes).unwrap_or(u32::MAX).max(1);
     let plan = ServerPlan {
         facts,
@@ -181,6 +184,7 @@ fn open(
         losses,
         notes,
         globals: vault.put_meta(&roles)?,
+        roles: roles_before,
         lanes: u32::try_from(bytes.div_ceil(BYTES_PER_LANE)).unwrap_or(u32::MAX).clamp(1, wanted),
     };
     let started = Timestamp::now();

@@ -313,6 +313,7 @@ impl Member<'_> {
             items: prepared.plan.items.into(),
             bytes: prepared.plan.bytes,
             extensions: prepared.extensions,
+            types: prepared.types,
             losses: prepared.losses,
             notes,
         };

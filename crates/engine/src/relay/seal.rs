@@ -7,6 +7,7 @@ use flexkeep_vault::manifest::DatabaseSummary;
 use flexkeep_vault::store::PutMode;
 
 use super::LaneEnd;
+use super::join::Why;
 use super::journals::{self, Journaled};
 use super::lane::Member;
 use super::locks::Key;
@@ -14,7 +15,9 @@ use super::state::{self, AttemptPlan, DatabaseDone};
 use crate::backup::{self, Parts};
 use crate::dump::Dumped;
 use crate::error::BackupError;
+use crate::globals;
 use crate::source::{self, Database};
+use crate::tools::ClientTools;
 
 /// How often it is asked whether somebody else has finished a database.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -44,7 +47,7 @@ impl Member<'_> {
             let locked = self.locks.try_lock(connection, &name, Key::Finish)?;
             // The lock only saves work: what is written is created once.
             if locked || Instant::now() >= until {
-                let result = self.write_done(plan, folder, &done);
+                let result = self.write_done(connection, plan, folder, &done);
                 if locked {
                     self.locks.unlock(connection, &name, Key::Finish)?;
                 }
@@ -54,7 +57,20 @@ impl Member<'_> {
         }
     }
 
-    fn write_done(&self, plan: AttemptPlan, folder: &str, done: &str) -> Result<(), BackupError> {
+    fn write_done(
+        &self,
+        connection: &mut Connection,
+        plan: AttemptPlan,
+        folder: &str,
+        done: &str,
+    ) -> Result<(), BackupError> {
+        let name = plan.database.name.as_str();
+        if let Err(error) = plan.types.refuse_altered(connection, name) {
+            if matches!(error, BackupError::Changed { .. }) {
+                self.lose(folder, name, plan.attempt, Why::Other(&error.to_string()))?;
+            }
+            return Err(error);
+        }
         let Journaled { contents, mut totals } =
             journals::write_contents(&self.objects, folder, &plan)?;
         // What earlier attempts uploaded is in the vault because of this backup too.
@@ -99,6 +115,29 @@ impl Member<'_> {
         Ok(())
     }
 
+    /// Roles that were made after those of the backup were written down, as later snapshots may have
+    /// objects of theirs.
+    fn roles_of_later(&self, parts: &mut Parts) -> Result<(), BackupError> {
+        let mut connection = self.connect_to_any()?;
+        let options = &self.options.backup;
+        let facts = &self.server.facts;
+        let major = facts.source.version_num / 10_000;
+        let progress = &self.tools.progress;
+        let later = globals::later(&mut connection, &self.server.roles, |encoding| {
+            let client = ClientTools::find(options.pg_bin.as_deref(), major)?;
+            let passwords = options.role_passwords && facts.reads_passwords;
+            let stop = || progress.is_cancelled();
+            let attempts = options.attempts;
+            globals::dump(&client, self.target, encoding, passwords, attempts, &stop)
+        })?;
+        connection.close();
+        if let Some(later) = later {
+            parts.globals = Some(self.objects.vault.put_meta(&later.sql)?);
+            parts.notes.extend(later.note);
+        }
+        Ok(())
+    }
+
     /// Seals the backup, all of whose databases are done, and clears the run away.
     pub(super) fn seal(&self) -> Result<LaneEnd, BackupError> {
         self.tools.progress.phase("sealing");
@@ -112,6 +151,7 @@ impl Member<'_> {
             losses: server.losses.clone(),
             notes: server.notes.clone(),
         };
+        self.roles_of_later(&mut parts)?;
         for database in &server.databases {
             let done: Option<DatabaseDone> = objects.get(&state::done_name(database.oid))?;
             let DatabaseDone { summary, losses, notes } = done.ok_or(BackupError::RunOver)?;

@@ -15,6 +15,8 @@
 //! database-16400/done.json                   what the manifest says of it; written once
 //! ```
 
+use std::collections::BTreeSet;
+
 use flexkeep_vault::manifest::{DatabaseSummary, Extension, Holder, Loss, ObjectRef};
 use flexkeep_vault::store::{PutMode, StoreErrorKind};
 use flexkeep_vault::{MAX_RUN_OBJECT_BYTES, RunId, RunState, ServerName, Vault, VaultError};
@@ -26,6 +28,7 @@ use crate::error::BackupError;
 use crate::journal::SliceDone;
 use crate::plan::{Item, PlannedEntry};
 use crate::source::{Database, ServerFacts};
+use crate::types::TypeMarks;
 
 /// Most bytes of a plan, unpacked. The oids of fifty million large objects fit.
 const MAX_PLAN_BYTES: usize = 512 << 20;
@@ -43,6 +46,9 @@ pub(super) struct ServerPlan {
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
     pub(super) globals: ObjectRef,
+    /// The roles that they are of ([`source::roles`]).
+    #[serde(default)]
+    pub(super) roles: BTreeSet<String>,
     /// Lanes that work at once.
     pub(super) lanes: u32,
 }
@@ -59,6 +65,8 @@ pub(super) struct AttemptPlan {
     pub(super) items: Vec<Item>,
     pub(super) bytes: u64,
     pub(super) extensions: Vec<Extension>,
+    #[serde(default)]
+    pub(super) types: TypeMarks,
     pub(super) losses: Vec<Loss>,
     pub(super) notes: Vec<String>,
 }

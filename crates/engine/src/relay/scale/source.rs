@@ -69,6 +69,7 @@ impl Source {
             items: plan.items.into(),
             bytes: plan.bytes,
             extensions: Vec::new(),
+            types: crate::types::TypeMarks::default(),
             losses: Vec::new(),
             notes: Vec::new(),
         };
