@@ -55,21 +55,19 @@ pub(crate) fn prepare(connection: &mut Connection, database: &str) -> Result<(),
          FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'",
     );
     run(connection, database, "preparing the session", &sql)?;
-    end_with_client(connection, database)
+    end_with_client(connection).map_err(|source| failed("preparing the session", database, source))
 }
 
 /// Has the server look whether its client is still there while a statement runs: one that waits for a
 /// lock would else stay, and keep its own locks, long after whoever waited for it has gone. Not every
 /// platform can.
-fn end_with_client(connection: &mut Connection, database: &str) -> Result<(), BackupError> {
+pub(crate) fn end_with_client(connection: &mut Connection) -> Result<(), pg::Error> {
     const KNOWS_CLIENTS: u32 = 140_000;
     if connection.server_version_num() < KNOWS_CLIENTS {
         return Ok(());
     }
     match connection.execute("SET client_connection_check_interval = '2s'") {
-        Err(error) if error.server().is_none() => {
-            Err(failed("preparing the session", database, error))
-        }
+        Err(error) if error.server().is_none() => Err(error),
         _ => Ok(()),
     }
 }

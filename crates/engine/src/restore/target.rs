@@ -8,6 +8,7 @@ use std::time::Duration;
 use flexkeep_pg_copy::{self as pg, ConnectOptions, Connection, Row};
 
 use super::error::RestoreError;
+use crate::session;
 
 /// A statement may work for this long without a word: an index of a huge table. Whether the server
 /// lives meanwhile is watched by another connection.
@@ -121,7 +122,10 @@ impl Db {
         lock_wait: Duration,
     ) -> Result<(), RestoreError> {
         let sql = session_sql(self.connection.server_version_num(), encoding, lock_wait);
-        self.run("preparing the session", sql)
+        const DOING: &str = "preparing the session";
+        self.run(DOING, sql)?;
+        session::end_with_client(&mut self.connection)
+            .map_err(|source| failed(DOING, &self.name, source))
     }
 }
 
