@@ -27,6 +27,7 @@
 //! all that came before.
 
 mod choose;
+mod dangling;
 mod drill;
 mod error;
 mod existing;
