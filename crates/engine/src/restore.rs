@@ -210,8 +210,6 @@ fn prepare<'a>(
     let mut report = CheckReport::default();
     let mut db = target.open_any(&[])?;
     db.prepare(None, target.stall)?;
-    // Not the name of sessions that restore: those of a killed restore in this database are ended.
-    db.run("naming the session", "SET application_name = 'flexkeep restore, looking'")?;
     if options.resume {
         leftovers::wait_for_creations(&mut db)?;
     }

@@ -34,6 +34,7 @@ pub(super) fn create_database(
 ) -> Result<(), RestoreError> {
     let mut db = target.open_any(std::slice::from_ref(&item.name))?;
     db.prepare(None, target.stall)?;
+    db.name_at_work()?;
     let name = quote_ident(&item.name);
     if item.action == DatabaseAction::Replace {
         // Sessions of a killed restore would be in the way; one that lives goes on.

@@ -75,6 +75,9 @@ struct Worked<'i, 'a> {
     changed: bool,
     /// Statements that end the memberships which are for the restore only, those of earlier runs too.
     undo: HashSet<Vec<u8>>,
+    /// The connection that holds the lock, from the beginning to the end of the last database, so
+    /// that no other restore comes in between. Many databases would need as many connections.
+    control: Option<Db>,
 }
 
 /// Restores all databases, and tells what is there.
@@ -87,6 +90,9 @@ pub(super) fn all(
     let mut made = None;
     let mut worked: Vec<Worked<'_, '_>> = Vec::new();
     for item in items.iter().filter(|item| item.action != DatabaseAction::Finished) {
+        if let Some(before) = worked.last_mut().and_then(|one| one.control.take()) {
+            before.connection.close();
+        }
         let mut one = work(run, facts, item, roles, &mut made);
         if worked.is_empty()
             && !one.changed
@@ -228,7 +234,8 @@ fn work<'i, 'a>(
     let outcome = Outcome::default();
     let (held, phases) = (Vec::new(), Vec::new());
     let changed = item.has_journal;
-    let mut worked = Worked { item, outcome, held, phases, changed, undo: HashSet::new() };
+    let undo = HashSet::new();
+    let mut worked = Worked { item, outcome, held, phases, changed, undo, control: None };
     if let Err(error) = try_work(run, facts, roles, made, &mut worked) {
         worked.outcome.fatal.get_or_insert(error);
     }
@@ -266,8 +273,7 @@ fn try_work(
     }
     worked.outcome.done = journal::read(&mut control)?;
     load(run, facts, &mut control, worked)?;
-    // It held the lock until here.
-    control.connection.close();
+    worked.control = Some(control);
     Ok(())
 }
 
@@ -286,6 +292,7 @@ fn make_roles(
 ) -> Result<RolesMade, RestoreError> {
     let mut db = run.target.open_any(&[])?;
     db.prepare(None, run.target.stall)?;
+    db.name_at_work()?;
     run.progress.phase("roles");
     let mut report = roles.make(&mut db, facts)?;
     report.refused.sort();
@@ -432,6 +439,7 @@ fn open_control(run: &RestoreRun<'_>, item: &Item<'_>) -> Result<Db, RestoreErro
     let mut control = run.target.open_patient(&item.name)?;
     control.prepare(Some(&item.parts.summary.encoding), run.target.stall)?;
     leftovers::lock(&mut control)?;
+    control.name_at_work()?;
     Ok(control)
 }
 
@@ -506,7 +514,8 @@ fn settings(
 
 fn finish(run: &RestoreRun<'_>, facts: &TargetFacts, worked: &mut Worked<'_, '_>) {
     let item = worked.item;
-    let opened = open_control(run, item).and_then(|mut control| {
+    let kept = worked.control.take().and_then(|mut one| lives(&mut one).then_some(one));
+    let opened = kept.map_or_else(|| open_control(run, item), Ok).and_then(|mut control| {
         look_again(run, facts, &mut control, worked)?;
         Ok(control)
     });
