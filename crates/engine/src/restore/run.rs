@@ -393,6 +393,10 @@ fn last_phases(run: &RestoreRun<'_>, db_work: &DatabaseWork<'_>, worked: &mut Wo
     if worked.outcome.lost || status(worked) == RestoreStatus::Incomplete {
         return;
     }
+    phase(run, "row security", worked, &mut |worked| {
+        let places = item.selection.places(&[Role::RowSecurity]);
+        lanes::one_by_one(db_work, &places, &mut worked.outcome);
+    });
     phase(run, "rights", worked, &mut |worked| {
         let places = item.selection.places(&[Role::Acl]);
         lanes::one_by_one(db_work, &places, &mut worked.outcome);
@@ -614,6 +618,7 @@ fn report(worked: &Worked<'_, '_>) -> DatabaseReport {
         Role::Definition,
         Role::Data,
         Role::After,
+        Role::RowSecurity,
         Role::Acl,
         Role::Refresh,
     ]);
