@@ -474,6 +474,10 @@ fn begin(
     // On the disk before anything depends on it: what was made before it is then there too.
     let mut sql = b"BEGIN; SET LOCAL synchronous_commit = on;".to_vec();
     if item.action == DatabaseAction::UseAndDrop {
+        if !run.options.definitions() && existing::replica_allowed(facts, control)? {
+            // As for the rows that come: triggers do not fire when tables are emptied.
+            sql.extend_from_slice(b"SET LOCAL session_replication_role = replica;");
+        }
         sql.extend_from_slice(&existing::clear_sql(item, run.options));
     }
     let dumped_by = parse_major(&run.manifest.source.pg_dump).unwrap_or_default();
