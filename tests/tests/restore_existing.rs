@@ -110,12 +110,12 @@ const WATCHED: &str = "
     CREATE MATERIALIZED VIEW inner_view AS SELECT count(*) AS n FROM watched;
     CREATE MATERIALIZED VIEW outer_view AS SELECT n FROM inner_view;";
 
-/// A table whose owner sees only some of its rows, and a key into it.
+/// A table whose owner sees only some of its rows, and a key into it from one whose rows come later.
 const GUARDED: &str = "
     CREATE TABLE parents (id integer PRIMARY KEY, who text);
     CREATE TABLE children (id integer REFERENCES parents);
     INSERT INTO parents SELECT i, 'nobody' FROM generate_series(1, 100) i;
-    INSERT INTO children SELECT i FROM generate_series(1, 100) i;
+    INSERT INTO children SELECT 1 + i % 100 FROM generate_series(1, 400000) i;
     ALTER TABLE parents OWNER TO keeper;
     ALTER TABLE children OWNER TO keeper;
     ALTER TABLE parents ENABLE ROW LEVEL SECURITY;
