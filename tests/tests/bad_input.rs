@@ -387,7 +387,7 @@ fn what_changes_beside_the_tables_is_in_the_backup_or_told() {
     let mut blocker = pg_command("psql", Version::V17);
     let blocker = Running::start(blocker.args(["-Xqc", sql, "-d"]).arg(server.conninfo("shop")));
     wait_for_activity(&server, "wait_event = 'PgSleep'");
-    let mut waits = Running::start(&mut vault.backup(&server));
+    let waits = Running::start(&mut vault.backup(&server));
     wait_for_activity(&server, "application_name = 'flexkeep' AND wait_event_type = 'Lock'");
     waits.kill_nine();
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'flexkeep'";

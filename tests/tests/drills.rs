@@ -149,6 +149,39 @@ fn a_drill_passes_takes_the_databases_in_turn_and_leaves_nothing() {
     scene.passes(&[]);
 }
 
+/// Databases that act on whoever comes: they forbid to write, and note each login.
+fn restless(server: &Server) {
+    server.create_database("shop");
+    server.psql(
+        "shop",
+        "CREATE TABLE orders AS SELECT generate_series(1, 100) AS id;
+         CREATE SUBSCRIPTION from_far CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false);
+         ALTER DATABASE shop SET default_transaction_read_only = on;",
+    );
+    server.create_database("zoo");
+    server.psql(
+        "zoo",
+        "CREATE TABLE logins AS SELECT now() AS at;
+         CREATE FUNCTION note_login() RETURNS event_trigger LANGUAGE plpgsql AS
+           $$ BEGIN INSERT INTO public.logins VALUES (now()); END $$;
+         CREATE EVENT TRIGGER note_login ON login EXECUTE FUNCTION note_login();
+         ALTER EVENT TRIGGER note_login ENABLE ALWAYS;
+         -- And what a restore into it has left.
+         CREATE SCHEMA flexkeep_restore;
+         COMMENT ON SCHEMA flexkeep_restore IS 'A restore by flexkeep that is not complete.';
+         CREATE TABLE flexkeep_restore.done AS SELECT 1 AS entry;",
+    );
+}
+
+#[test]
+fn a_database_that_forbids_to_write_or_notes_logins_is_looked_at_and_dropped() {
+    let scene = Scene::new(restless, "");
+    let shop = scene.passes(&["--database", "shop"]);
+    assert_eq!(shop["databases"][0]["rows"], 100, "{shop:#}");
+    let zoo = scene.passes(&["--database", "zoo"]);
+    assert_eq!(zoo["databases"][0]["tables"], 1, "{zoo:#}");
+}
+
 #[test]
 fn a_database_that_no_drill_made_is_never_touched() {
     let mut scene = Scene::new(two_databases, "databases = [\"zoo\"]\nkeep = true");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use flexkeep_tests::{
     Running, Server, Version, flexkeep_command, load_everything, pg_command, rounds,
 };
-use restoring::{LIMIT, database, ends, restore};
+use restoring::{LIMIT, database, ends, restore, restore_as};
 use serde_json::Value;
 use vaulted::{Vaulted, assert_same, assert_same_on};
 
@@ -307,6 +307,76 @@ fn a_database_into_which_somebody_restores_is_not_dropped() {
     let held = holder.finish(LIMIT);
     assert_eq!(held.code(), Some(0), "the other one was ended: {}", held.errors());
     assert_same_on(&original, &copy, "rows");
+}
+
+/// Rows that stop on the target only, as long as `gates` has one.
+const HELD: &str = "
+    CREATE FUNCTION gate() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+      IF current_setting('application_name') = 'flexkeep restore' THEN
+        WHILE EXISTS (SELECT FROM public.gates) LOOP
+          PERFORM pg_sleep(0.02);
+        END LOOP;
+      END IF;
+      RETURN true;
+    END $$;
+    CREATE TABLE held (i integer CHECK (gate()));
+    INSERT INTO held VALUES (1);";
+
+/// Its sessions are those of the user who logged in, whatever role they take. One that lives is not
+/// disturbed, and does not end one that waits for it.
+#[test]
+fn a_killed_restore_is_ended_in_any_role_and_one_that_waits_is_not() {
+    let (original, copy) = (Server::start(Version::V18), Server::start(Version::V18));
+    original.create_database("held");
+    original.psql("held", HELD);
+    let vaulted = Vaulted::new();
+    vaulted.backup(&original, Version::V18);
+    copy.psql("postgres", "CREATE ROLE crew; CREATE ROLE carol LOGIN IN ROLE crew");
+    copy.create_database("held");
+    copy.psql("postgres", "ALTER DATABASE held OWNER TO crew");
+    copy.psql("held", "CREATE TABLE gates AS SELECT 1 AS n; GRANT SELECT ON gates TO PUBLIC");
+    let carol = copy.conninfo_as("carol", None, "postgres") + " options='-c role=crew'";
+    let command = |more: &[&str]| {
+        let choice = ["--database", "held", "--no-roles", "--no-owner", "--no-acl"];
+        restore_as(&vaulted.vault(), &carol, &[&choice[..], more].concat())
+    };
+    let pid_of = |what: &str| {
+        let sql = format!("SELECT coalesce(min(pid), 0) FROM pg_stat_activity WHERE {what}");
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let pid = copy.psql("postgres", &sql);
+            if pid != "0" {
+                return pid;
+            }
+            assert!(Instant::now() < until, "no session: {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let at_the_gate = "query LIKE 'COPY public.held %' AND wait_event = 'PgSleep'";
+    let first = Running::start(&mut command(&["--into-existing"]));
+    let old = pid_of(at_the_gate);
+    first.kill_nine();
+    drop(first);
+    let mut second = Running::start(&mut command(&["--continue"]));
+    pid_of(&format!("{at_the_gate} AND pid <> {old}"));
+    let left =
+        copy.psql("held", &format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {old}"));
+    assert_eq!(left, "0", "the killed one's session is still there");
+
+    ends(5, &mut command(&["--continue"]));
+    assert!(second.is_running(), "the other one was ended");
+    let waiting = Running::start(&mut command(&["--continue"]));
+    pid_of(
+        "datname = 'held' AND application_name = 'flexkeep restore, looking' \
+         AND wait_event = 'ClientRead' AND usename = 'carol' AND query LIKE '%advisory_lock%'",
+    );
+    copy.psql("held", "DELETE FROM gates");
+    let out = second.finish(LIMIT);
+    assert_eq!(out.code(), Some(0), "{}", out.errors());
+    let out = waiting.finish(LIMIT);
+    assert_eq!(out.code(), Some(1), "{}", out.errors());
+    assert!(out.text().contains("there is nothing to continue"), "{}", out.text());
+    assert_eq!(copy.psql("held", "SELECT count(*) FROM held"), "1");
 }
 
 #[test]

@@ -27,6 +27,7 @@
 //! all that came before.
 
 mod choose;
+mod dangling;
 mod drill;
 mod error;
 mod existing;
@@ -70,6 +71,7 @@ pub use drill::{
 };
 pub use error::RestoreError;
 use guard::Guard;
+pub(crate) use journal::SCHEMA as RESTORE_JOURNAL;
 pub use options::{DatabaseChoice, Existing, RestoreOptions, RestoreParts};
 use parts::Role;
 pub use report::{
@@ -212,8 +214,6 @@ fn prepare<'a>(
     let mut report = CheckReport::default();
     let mut db = target.open_any(&[])?;
     db.prepare(None, target.stall)?;
-    // Not the name of sessions that restore: those of a killed restore in this database are ended.
-    db.run("naming the session", "SET application_name = 'flexkeep restore, looking'")?;
     if options.resume {
         leftovers::wait_for_creations(&mut db)?;
     }

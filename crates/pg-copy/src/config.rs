@@ -201,6 +201,15 @@ impl Config {
         Config { password, provider: None, ..self.clone() }
     }
 
+    /// The same target whose sessions begin with this setting, whatever `options` has for it. The
+    /// value has neither blanks nor backslashes.
+    #[must_use]
+    pub fn with_setting(&self, name: &str, value: &str) -> Config {
+        let before = self.options.as_deref().map(|options| format!("{options} "));
+        let options = format!("{}-c {name}={value}", before.unwrap_or_default());
+        Config { options: Some(options), ..self.clone() }
+    }
+
     /// The database's name.
     pub fn database(&self) -> &str {
         &self.database

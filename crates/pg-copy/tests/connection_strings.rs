@@ -252,6 +252,18 @@ fn a_database_name_that_looks_like_a_connection_string_is_quoted_as_one() {
 }
 
 #[test]
+fn a_setting_comes_after_the_options_that_are_given() {
+    let of = |text: &str| {
+        let environment = parse(text).with_setting("event_triggers", "off").libpq_env();
+        let found = environment.into_iter().find(|(name, _)| name.as_os_str() == "PGOPTIONS");
+        found.map(|(_, value)| value.into_string().unwrap())
+    };
+    assert_eq!(of("host=h").as_deref(), Some("-c event_triggers=off"));
+    let both = of("host=h options='-c role=crew'");
+    assert_eq!(both.as_deref(), Some("-c role=crew -c event_triggers=off"));
+}
+
+#[test]
 fn the_default_root_file_is_used_when_it_exists() {
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join(".postgresql");

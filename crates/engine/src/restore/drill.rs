@@ -149,6 +149,7 @@ pub fn drill(
     let started = Instant::now();
     let mut report = begin(options, &restored);
     let target = target_of(into, options.stall_timeout);
+    let target = without_event_triggers(&target, &open(into, options.stall_timeout)?);
     let guard = Guard::start(&target, progress);
     let looked = look(vault, backup, &target, &guard, options, progress, &mut report);
     looked.map_err(|error| or_cancelled(error, progress))?;
@@ -245,6 +246,22 @@ fn target_of(into: &pg::Config, stall: Duration) -> Target {
     Target { config: into.clone(), stall, stop }
 }
 
+/// Since this version event triggers can be turned off for a session, and there are some that fire
+/// when it begins.
+const TURNS_TRIGGERS_OFF: u32 = 170_000;
+
+/// The target for sessions in a scratch database: nothing that they do is the business of event
+/// triggers which were restored with it, and a login trigger must not change what is looked at. Only
+/// a superuser may say that, and only a superuser can have restored them.
+fn without_event_triggers(target: &Target, db: &Db) -> Target {
+    let is_superuser = db.connection.parameter("is_superuser") == Some("on");
+    let mut target = target.clone();
+    if is_superuser && db.connection.server_version_num() >= TURNS_TRIGGERS_OFF {
+        target.config = target.config.with_setting("event_triggers", "off");
+    }
+    target
+}
+
 fn open(into: &pg::Config, stall: Duration) -> Result<Db, RestoreError> {
     let target = target_of(into, stall);
     let mut db = target.open_any(&[])?;
@@ -280,7 +297,9 @@ pub fn drop_scratch(into: &pg::Config, name: &str, stall: Duration) -> Result<()
         return Ok(());
     }
     // A database with a subscription can't be dropped. A restored one has no slot anywhere.
-    if let Ok(mut inside) = target.open(name) {
+    if let Ok(mut inside) = without_event_triggers(&target, &db).open(name) {
+        // Its own settings may forbid to write.
+        inside.prepare(None, target.stall)?;
         let rows = inside.rows(
             "looking for subscriptions",
             "SELECT subname FROM pg_catalog.pg_subscription s JOIN pg_catalog.pg_database d \

@@ -44,7 +44,7 @@ pub(super) fn look(
         return Ok(());
     }
     tables_for_rows(item, options, db, subject, report)?;
-    triggers(item, facts, db, subject, report)
+    triggers(item, options, facts, db, subject, report)
 }
 
 /// Whether the restoring role may make schemas in the database.
@@ -248,9 +248,14 @@ fn tables_for_rows(
 /// The condition on a trigger or a foreign key that stands in the way of loading rows.
 const ENABLED: &str = "t.tgenabled <> 'D'";
 
+/// The bits of a trigger's events: INSERT and TRUNCATE.
+const INSERT: u32 = 4;
+const TRUNCATE: u32 = 32;
+
 /// Triggers and foreign keys would see half of the rows. A superuser turns them off for the session.
 fn triggers(
     item: &Item<'_>,
+    options: &RestoreOptions,
     facts: &TargetFacts,
     db: &mut Db,
     subject: &str,
@@ -268,6 +273,8 @@ fn triggers(
     }
     // What fires for replicas too can't be turned off for a session.
     let which = if replica_allowed(facts, db)? { "t.tgenabled IN ('A', 'R')" } else { ENABLED };
+    let emptied = if options.existing == Existing::Clean { TRUNCATE } else { 0 };
+    let events = INSERT | emptied;
     let rows = db.rows(
         "asking for triggers",
         [
@@ -275,7 +282,7 @@ fn triggers(
              FROM pg_catalog.pg_constraint c WHERE c.oid = t.tgconstraint), t.tgname) \
              FROM pg_catalog.pg_trigger t WHERE t.tgrelid IN ("[..],
             &tables.join(&b","[..])[..],
-            format!(") AND {which} AND (t.tgtype & 4) > 0 ORDER BY 1, 2").as_bytes(),
+            format!(") AND {which} AND (t.tgtype & {events}) > 0 ORDER BY 1, 2").as_bytes(),
         ]
         .concat(),
     )?;

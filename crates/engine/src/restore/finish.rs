@@ -5,9 +5,10 @@ use flexkeep_pg_copy::{self as pg, quote_ident};
 use flexkeep_vault::ContentHash;
 
 use super::choose::Item;
+use super::dangling;
 use super::error::RestoreError;
 use super::journal;
-use super::lanes::{shown, words_about};
+use super::lanes::{server_words, shown, words_about};
 use super::leftovers;
 use super::options::RestoreOptions;
 use super::parts::{Role, desc, name_of};
@@ -34,6 +35,7 @@ pub(super) fn create_database(
 ) -> Result<(), RestoreError> {
     let mut db = target.open_any(std::slice::from_ref(&item.name))?;
     db.prepare(None, target.stall)?;
+    db.name_at_work()?;
     let name = quote_ident(&item.name);
     let entry = item.parts.entries().iter().find(|entry| desc(entry) == b"DATABASE");
     let create = |name: &str| match entry {
@@ -234,7 +236,6 @@ impl Finish<'_, '_> {
 
     /// Rows that were loaded without their foreign keys being looked at must not break them.
     fn foreign_keys(&mut self) -> Result<(), RestoreError> {
-        const DOING: &str = "checking foreign keys";
         let places = self.item.selection.places(&[Role::Data]);
         let entries = places.into_iter().map(|place| &self.item.parts.entries()[place]);
         let tables: Vec<Vec<u8>> = entries
@@ -244,37 +245,27 @@ impl Finish<'_, '_> {
         if tables.is_empty() {
             return Ok(());
         }
-        let rows = self.control.rows(
-            DOING,
-            [
-                &b"SELECT c.conrelid::pg_catalog.regclass::text, c.conname, pg_catalog.format( \
-                 'SELECT EXISTS (SELECT FROM ONLY %s f LEFT JOIN %s p ON %s WHERE %s AND %s)', \
-                 c.conrelid::pg_catalog.regclass, c.confrelid::pg_catalog.regclass, \
-                 pg_catalog.string_agg(pg_catalog.format('f.%I = p.%I', a.attname, b.attname), ' AND '), \
-                 pg_catalog.string_agg(pg_catalog.format('f.%I IS NOT NULL', a.attname), ' AND '), \
-                 pg_catalog.string_agg(pg_catalog.format('p.%I IS NULL', b.attname), ' AND ')) \
-                 FROM pg_catalog.pg_constraint c, \
-                 LATERAL ROWS FROM (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey)) k(f, p) \
-                 JOIN pg_catalog.pg_attribute a ON a.attnum = k.f \
-                 JOIN pg_catalog.pg_attribute b ON b.attnum = k.p \
-                 WHERE c.contype = 'f' AND c.convalidated AND a.attrelid = c.conrelid \
-                 AND b.attrelid = c.confrelid AND c.conrelid IN ("[..],
-                &tables.join(&b","[..])[..],
-                b") GROUP BY c.oid, c.conrelid, c.confrelid, c.conname",
-            ]
-            .concat(),
-        )?;
-        for row in &rows {
+        let sql = dangling::questions_sql(&tables, self.facts.major());
+        for row in &self.control.rows(dangling::DOING, sql)? {
             let cell = |at| row.get_bytes(at).unwrap_or_default();
-            let found = self.control.rows(DOING, cell(2))?;
-            if found.first().and_then(|row| row.get(0)) == Some("t") {
-                self.failures.push(ObjectFailure {
-                    object: format!("foreign key {} {}", lossy(cell(0)), lossy(cell(1))),
-                    error: "rows point to rows that are not there".to_owned(),
-                    sqlstate: None,
-                    statement: Some(lossy(cell(2))),
-                });
-            }
+            let sql = cell(2);
+            let (error, sqlstate) = match self.control.connection.query(sql) {
+                Ok(found) if found.first().and_then(|row| row.get(0)) == Some("t") => {
+                    ("rows point to rows that are not there".to_owned(), None)
+                }
+                Ok(_) => continue,
+                Err(error) if error.server().is_some() && !error.is_transient() => (
+                    format!("it was not checked: {}", server_words(&error)),
+                    error.sqlstate().map(str::to_owned),
+                ),
+                Err(error) => return Err(failed(dangling::DOING, &self.item.name, error)),
+            };
+            self.failures.push(ObjectFailure {
+                object: format!("foreign key {} {}", lossy(cell(0)), lossy(cell(1))),
+                error,
+                sqlstate,
+                statement: Some(lossy(sql)),
+            });
         }
         Ok(())
     }

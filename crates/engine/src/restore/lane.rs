@@ -123,6 +123,7 @@ impl<'a> Lane<'a> {
         let encoding = self.db_work.parts.summary.encoding.as_str();
         db.prepare(Some(encoding), self.db_work.target.stall).map_err(of_restore)?;
         db.run("preparing the session", self.db_work.settings).map_err(of_restore)?;
+        db.name_at_work().map_err(of_restore)?;
         if let Some(pid) = self.pid {
             end_session(&mut db, pid).map_err(of_restore)?;
             self.pid = None;
@@ -160,6 +161,10 @@ pub(super) fn ends_all(error: &pg::Error) -> bool {
 
 /// Ends a session of our own, and waits until it is gone.
 pub(super) fn end_session(db: &mut Db, pid: i32) -> Result<(), RestoreError> {
+    db.as_session_user(|db| end(db, pid))
+}
+
+fn end(db: &mut Db, pid: i32) -> Result<(), RestoreError> {
     const DOING: &str = "ending an old session";
     let until = Instant::now() + OLD_SESSION;
     loop {
@@ -168,7 +173,7 @@ pub(super) fn end_session(db: &mut Db, pid: i32) -> Result<(), RestoreError> {
             &format!(
                 "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) = 0 \
                  FROM pg_catalog.pg_stat_activity WHERE pid = {pid} \
-                 AND usename = current_user AND datname = pg_catalog.current_database()"
+                 AND usename = session_user AND datname = pg_catalog.current_database()"
             ),
         )?;
         if gone {

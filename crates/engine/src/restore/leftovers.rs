@@ -26,11 +26,12 @@ pub(super) fn lock(control: &mut Db) -> Result<(), RestoreError> {
         }
         std::thread::sleep(TICK);
     }
+    // Who only waits for the lock has another name.
     let rows = control.rows(
         DOING,
         format!(
             "SELECT pid FROM pg_catalog.pg_stat_activity WHERE application_name = '{APPLICATION}' \
-             AND usename = current_user AND datname = pg_catalog.current_database() \
+             AND usename = session_user AND datname = pg_catalog.current_database() \
              AND pid <> pg_catalog.pg_backend_pid()"
         ),
     )?;
@@ -46,22 +47,24 @@ pub(super) fn settle(db: &mut Db) -> Result<(), RestoreError> {
     db.run("unlocking the database", format!("SELECT pg_catalog.pg_advisory_unlock({LOCK})"))
 }
 
-/// Waits until no restore of this role is making a database: the server goes on with that to its
+/// Waits until no restore of this user is making a database: the server goes on with that to its
 /// end when the client is killed, and lists the database only then. After the limit the database
 /// that is being made is told about where it is in the way.
 pub(super) fn wait_for_creations(db: &mut Db) -> Result<(), RestoreError> {
     let sql = format!(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity \
-         WHERE application_name = '{APPLICATION}' AND usename = current_user \
+         WHERE application_name = '{APPLICATION}' AND usename = session_user \
          AND pid <> pg_catalog.pg_backend_pid() AND state = 'active' \
          AND pg_catalog.lower(query) LIKE 'create database %')"
     );
     let until = Instant::now() + WAIT;
-    while db.is_true("waiting for a database that is being made", &sql)? {
-        if Instant::now() > until {
-            break;
+    db.as_session_user(|db| {
+        while db.is_true("waiting for a database that is being made", &sql)? {
+            if Instant::now() > until {
+                break;
+            }
+            std::thread::sleep(TICK);
         }
-        std::thread::sleep(TICK);
-    }
-    Ok(())
+        Ok(())
+    })
 }

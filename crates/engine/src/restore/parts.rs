@@ -109,6 +109,9 @@ pub(super) enum Role {
     After,
     /// The place of a partition in a table that is there already; after all that.
     Attach,
+    /// Policies and row security, and what belongs to them: after all foreign keys, which see every
+    /// row then also where an owner is subject to the policies.
+    RowSecurity,
     /// Rights; after all that.
     Acl,
     /// Materialised views are filled after that.
@@ -119,12 +122,12 @@ pub(super) enum Role {
 
 /// What each entry of a table of contents is.
 pub(super) fn roles_of(entries: &[Entry]) -> Vec<Role> {
-    let sections: HashMap<i32, Section> =
-        entries.iter().map(|entry| (entry.dump_id(), entry.section())).collect();
-    entries.iter().map(|entry| role_of(entry, &sections)).collect()
+    let by_id: HashMap<i32, &Entry> =
+        entries.iter().map(|entry| (entry.dump_id(), entry)).collect();
+    entries.iter().map(|entry| role_of(entry, &by_id)).collect()
 }
 
-fn role_of(entry: &Entry, sections: &HashMap<i32, Section>) -> Role {
+fn role_of(entry: &Entry, by_id: &HashMap<i32, &Entry>) -> Role {
     let (desc, tag) = (desc(entry), entry.tag().unwrap_or_default());
     match desc {
         b"ENCODING" | b"STDSTRINGS" | b"SEARCHPATH" => return Role::Session,
@@ -138,6 +141,7 @@ fn role_of(entry: &Entry, sections: &HashMap<i32, Section>) -> Role {
         }
         b"ACL" | b"ACL LANGUAGE" | b"DEFAULT ACL" => return Role::Acl,
         b"MATERIALIZED VIEW DATA" => return Role::Refresh,
+        b"POLICY" | b"ROW SECURITY" => return Role::RowSecurity,
         _ => {}
     }
     match entry.section() {
@@ -148,9 +152,10 @@ fn role_of(entry: &Entry, sections: &HashMap<i32, Section>) -> Role {
         Section::PostData => Role::After,
         // A comment or a label goes with its object.
         Section::None => {
-            let of = entry.dependencies().first().and_then(|id| sections.get(id));
-            match of {
-                Some(Section::Data | Section::PostData) => Role::After,
+            let of = entry.dependencies().first().and_then(|id| by_id.get(id));
+            match of.map(|of| (self::desc(of), of.section())) {
+                Some((b"POLICY", _)) => Role::RowSecurity,
+                Some((_, Section::Data | Section::PostData)) => Role::After,
                 _ => Role::Definition,
             }
         }

@@ -307,7 +307,7 @@ fn may_be_dropped(
         &format!(
             "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity \
              WHERE datname = {name} AND pid <> pg_catalog.pg_backend_pid() \
-             AND application_name <> 'flexkeep restore'"
+             AND application_name NOT IN ('flexkeep restore', 'flexkeep restore, looking')"
         ),
     )?;
     if sessions != "0" {

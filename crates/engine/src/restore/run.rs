@@ -75,6 +75,9 @@ struct Worked<'i, 'a> {
     changed: bool,
     /// Statements that end the memberships which are for the restore only, those of earlier runs too.
     undo: HashSet<Vec<u8>>,
+    /// The connection that holds the lock, from the beginning to the end of the last database, so
+    /// that no other restore comes in between. Many databases would need as many connections.
+    control: Option<Db>,
 }
 
 /// Restores all databases, and tells what is there.
@@ -87,6 +90,9 @@ pub(super) fn all(
     let mut made = None;
     let mut worked: Vec<Worked<'_, '_>> = Vec::new();
     for item in items.iter().filter(|item| item.action != DatabaseAction::Finished) {
+        if let Some(before) = worked.last_mut().and_then(|one| one.control.take()) {
+            before.connection.close();
+        }
         let mut one = work(run, facts, item, roles, &mut made);
         if worked.is_empty()
             && !one.changed
@@ -228,7 +234,8 @@ fn work<'i, 'a>(
     let outcome = Outcome::default();
     let (held, phases) = (Vec::new(), Vec::new());
     let changed = item.has_journal;
-    let mut worked = Worked { item, outcome, held, phases, changed, undo: HashSet::new() };
+    let undo = HashSet::new();
+    let mut worked = Worked { item, outcome, held, phases, changed, undo, control: None };
     if let Err(error) = try_work(run, facts, roles, made, &mut worked) {
         worked.outcome.fatal.get_or_insert(error);
     }
@@ -266,8 +273,7 @@ fn try_work(
     }
     worked.outcome.done = journal::read(&mut control)?;
     load(run, facts, &mut control, worked)?;
-    // It held the lock until here.
-    control.connection.close();
+    worked.control = Some(control);
     Ok(())
 }
 
@@ -286,6 +292,7 @@ fn make_roles(
 ) -> Result<RolesMade, RestoreError> {
     let mut db = run.target.open_any(&[])?;
     db.prepare(None, run.target.stall)?;
+    db.name_at_work()?;
     run.progress.phase("roles");
     let mut report = roles.make(&mut db, facts)?;
     report.refused.sort();
@@ -390,6 +397,10 @@ fn last_phases(run: &RestoreRun<'_>, db_work: &DatabaseWork<'_>, worked: &mut Wo
         let places = item.selection.places(&[Role::Attach]);
         lanes::one_by_one(db_work, &places, &mut worked.outcome);
     });
+    phase(run, "row security", worked, &mut |worked| {
+        let places = item.selection.places(&[Role::RowSecurity]);
+        lanes::one_by_one(db_work, &places, &mut worked.outcome);
+    });
     phase(run, "rights", worked, &mut |worked| {
         let places = item.selection.places(&[Role::Acl]);
         lanes::one_by_one(db_work, &places, &mut worked.outcome);
@@ -436,6 +447,7 @@ fn open_control(run: &RestoreRun<'_>, item: &Item<'_>) -> Result<Db, RestoreErro
     let mut control = run.target.open_patient(&item.name)?;
     control.prepare(Some(&item.parts.summary.encoding), run.target.stall)?;
     leftovers::lock(&mut control)?;
+    control.name_at_work()?;
     Ok(control)
 }
 
@@ -466,6 +478,10 @@ fn begin(
     // On the disk before anything depends on it: what was made before it is then there too.
     let mut sql = b"BEGIN; SET LOCAL synchronous_commit = on;".to_vec();
     if item.action == DatabaseAction::UseAndDrop {
+        if !run.options.definitions() && existing::replica_allowed(facts, control)? {
+            // As for the rows that come: triggers do not fire when tables are emptied.
+            sql.extend_from_slice(b"SET LOCAL session_replication_role = replica;");
+        }
         sql.extend_from_slice(&existing::clear_sql(item, run.options));
     }
     let dumped_by = parse_major(&run.manifest.source.pg_dump).unwrap_or_default();
@@ -510,7 +526,8 @@ fn settings(
 
 fn finish(run: &RestoreRun<'_>, facts: &TargetFacts, worked: &mut Worked<'_, '_>) {
     let item = worked.item;
-    let opened = open_control(run, item).and_then(|mut control| {
+    let kept = worked.control.take().and_then(|mut one| lives(&mut one).then_some(one));
+    let opened = kept.map_or_else(|| open_control(run, item), Ok).and_then(|mut control| {
         look_again(run, facts, &mut control, worked)?;
         Ok(control)
     });
@@ -610,6 +627,7 @@ fn report(worked: &Worked<'_, '_>) -> DatabaseReport {
         Role::Data,
         Role::After,
         Role::Attach,
+        Role::RowSecurity,
         Role::Acl,
         Role::Refresh,
     ]);

@@ -154,6 +154,9 @@ pub(crate) fn for_archive(
 
 /// Leaves out what is not among the wanted parts.
 fn by_parts(entries: &[Entry], options: &RestoreOptions, selection: &mut Selection) {
+    if !options.definitions() {
+        name_unfilled(entries, selection);
+    }
     for (role, entry) in selection.roles.iter_mut().zip(entries) {
         let is_data = matches!(role, Some(Role::Data)) || is_large_object(entry);
         let refresh = matches!(role, Some(Role::Refresh));
@@ -165,6 +168,17 @@ fn by_parts(entries: &[Entry], options: &RestoreOptions, selection: &mut Selecti
         let wanted = wanted && (options.acls || !matches!(role, Some(Role::Acl)));
         if !wanted {
             *role = None;
+        }
+    }
+}
+
+/// Rows alone fill no materialised view; those that are not filled are named.
+fn name_unfilled(entries: &[Entry], selection: &mut Selection) {
+    for (place, entry) in entries.iter().enumerate() {
+        if selection.roles[place].is_some() && desc(entry) == b"MATERIALIZED VIEW DATA" {
+            let reason = "rows alone are restored, and it is not filled; REFRESH MATERIALIZED VIEW \
+                          does that";
+            selection.skip(place, entry, reason);
         }
     }
 }
@@ -429,12 +443,25 @@ impl<'a> Chooser<'a> {
                 if desc(other) == b"SEQUENCE" {
                     needed_sequences.insert(other.dump_id());
                 }
+                if desc(other) == b"MATERIALIZED VIEW" {
+                    self.fill(other);
+                }
             }
         }
         // From its beginning it would give numbers that rows have already.
         for (place, entry) in self.entries.iter().enumerate() {
             let of_one = || entry.dependencies().iter().any(|id| needed_sequences.contains(id));
             if desc(entry) == b"SEQUENCE SET" && of_one() {
+                self.wanted[place] = true;
+            }
+        }
+    }
+
+    /// Another materialised view can't be filled from one that is not.
+    fn fill(&mut self, view: &Entry) {
+        for (place, entry) in self.entries.iter().enumerate() {
+            let of_it = entry.tag() == view.tag() && entry.namespace() == view.namespace();
+            if desc(entry) == b"MATERIALIZED VIEW DATA" && of_it {
                 self.wanted[place] = true;
             }
         }

@@ -14,8 +14,12 @@ use crate::session;
 /// lives meanwhile is watched by another connection.
 const LONGEST_STATEMENT: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The name by which sessions of restores are known on the server.
+/// The name by which sessions that restore are known on the server: whoever has the lock of a
+/// database ends those that a killed restore left in it.
 pub(super) const APPLICATION: &str = "flexkeep restore";
+
+/// The name of all others, of those too that wait for the lock: nobody ends them.
+const LOOKING: &str = "flexkeep restore, looking";
 
 /// Where a restore goes, and how its connections behave.
 #[derive(Clone)]
@@ -45,7 +49,7 @@ impl Target {
     fn connect(&self, database: &str, stall: Duration) -> Result<Db, RestoreError> {
         let config = self.config.with_database(database);
         let options = ConnectOptions {
-            application_name: APPLICATION.to_owned(),
+            application_name: LOOKING.to_owned(),
             stall_timeout: stall,
             raw_text: true,
             stop: Some(Arc::clone(&self.stop)),
@@ -114,6 +118,24 @@ impl Db {
         Ok(rows.iter().filter_map(|row| row.get_bytes(0)).map(<[u8]>::to_vec).collect())
     }
 
+    /// Gives the session the name of those that restore.
+    pub(super) fn name_at_work(&mut self) -> Result<(), RestoreError> {
+        self.run("naming the session", format!("SET application_name = '{APPLICATION}'"))
+    }
+
+    /// Does something as the user who logged in: only that one sees, and may end, all of its own
+    /// sessions, and not the role to which the connection string or the user's settings switch.
+    /// After an error the session is of no more use.
+    pub(super) fn as_session_user<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, RestoreError>,
+    ) -> Result<T, RestoreError> {
+        self.run("leaving a role", "SET ROLE NONE")?;
+        let result = work(self)?;
+        self.run("taking a role again", "RESET ROLE")?;
+        Ok(result)
+    }
+
     /// Makes the session independent of the settings of server, database and role.
     /// Text is in `encoding`, that of the backup's database; `None` leaves it as the database has it.
     pub(super) fn prepare(
@@ -145,7 +167,7 @@ pub(super) fn session_sql(version: u32, encoding: Option<&str>, lock_wait: Durat
          SET synchronous_commit = off; SET default_transaction_read_only = off;\
          SET default_transaction_isolation = 'read committed';\
          SET array_nulls = on; SET transform_null_equals = off;\
-         SET application_name = '{APPLICATION}';",
+         SET application_name = '{LOOKING}';",
         lock_wait.as_millis().min(i32::MAX as u128)
     );
     if version >= 140_000 {
