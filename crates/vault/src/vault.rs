@@ -42,6 +42,7 @@
 
 mod backups;
 mod changing;
+mod checksum;
 mod error;
 mod ids;
 mod meta;
