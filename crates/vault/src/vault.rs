@@ -276,6 +276,22 @@ impl Vault {
         Ok(buffer.decoder.decode(kind, &buffer.object, chunk, &mut buffer.raw)?)
     }
 
+    /// Whether `error` is about one object, and not about the way to all of them: damage, or an
+    /// object that cannot be read while the vault's own record can.
+    pub fn is_about_one_object(&self, error: &VaultError) -> bool {
+        match error {
+            VaultError::Store(store)
+                if matches!(
+                    store.kind,
+                    StoreErrorKind::PermissionDenied | StoreErrorKind::Other
+                ) =>
+            {
+                self.data.get(FORMAT_NAME, MAX_FORMAT_BYTES).is_ok()
+            }
+            error => error.is_damage(),
+        }
+    }
+
     /// Creates an object whose name follows from its content.
     fn put_once(
         &self,
