@@ -104,12 +104,12 @@ fn wrong_connection_strings_are_bad_input() {
     let server = Server::start(Version::V18);
     let vault = TestVault::new();
     for (text, word) in [
-        ("nonsense", "nonsense"),
+        ("nonsense", "without `=`"),
         ("host=h port=99999 user=u", "99999"),
         ("host=h port=five user=u", "five"),
         ("host=h hosst=h user=u", "hosst"),
         ("host=h user='never ends", "quote"),
-        ("postgresql://u@h/d?nope=1", "nope"),
+        ("postgresql://u@h/d?nope=1", "the key behind dbname in the connection URI is unknown"),
         ("mysql://u@h/d", "postgresql://"),
         ("host=h user=u sslmode=sometimes", "sometimes"),
         ("host=h user=u connect_timeout=soon", "soon"),
@@ -120,6 +120,96 @@ fn wrong_connection_strings_are_bad_input() {
         expect_failure(&out, 2, &[word]);
     }
     expect_no_backup(&vault);
+}
+
+#[test]
+fn a_backup_whose_report_goes_nowhere_is_told_to_be_sealed() {
+    let server = small_server(Version::V18);
+    let vault = TestVault::new();
+    for (number, quiet) in [false, true].into_iter().enumerate() {
+        let mut command = vault.backup(&server);
+        if quiet {
+            command = flexkeep_command(&["backup", "--quiet", "--name", "src", "--from"]);
+            command.arg(server.conninfo("postgres")).arg("--vault").arg(vault.place());
+            command.arg("--pg-bin").arg(server.version().bin());
+        }
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command.stdout(full).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(6), "{errors}");
+        let backups = vault.backups();
+        assert_eq!(backups.len(), number + 1);
+        let told = format!("backup {} is sealed, but that could not be reported", backups[number]);
+        assert!(errors.contains(&told) && errors.contains("flexkeep show"), "{errors}");
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let to = vault.beside("out");
+    let output = vault.export("src/latest", &to).stdout(full).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(6), "{errors}");
+    assert!(errors.contains("the export into") && to.join("shop.dump").exists(), "{errors}");
+}
+
+#[test]
+fn exports_can_be_read_by_their_owner_only() {
+    let server = small_server(Version::V18);
+    server.psql("shop", "SELECT lo_from_bytea(0, 'x')");
+    let vault = TestVault::new();
+    run(&mut vault.backup(&server), LIMIT).expect_success();
+    let to = vault.beside("new/out");
+    for format in ["custom", "directory", "plain"] {
+        let mut command = vault.export("src/latest", &to);
+        command.args(["--overwrite", "--format", format, "--pg-bin"]).arg(server.version().bin());
+        run(&mut command, LIMIT).expect_success();
+    }
+    let mut folders = vec![vault.beside("new")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        let mode = |path: &std::path::Path| {
+            std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions())
+        };
+        assert_eq!(mode(&folder) & 0o777, 0o700, "{}", folder.display());
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files += 1;
+                assert_eq!(mode(&path) & 0o777, 0o600, "{}", path.display());
+            }
+        }
+    }
+    // Three of each database, roles, instructions, and what the folders hold.
+    assert!(files > 8, "{files}");
+}
+
+#[test]
+fn two_exports_into_one_folder_at_once_leave_whole_archives() {
+    let server = small_server(Version::V18);
+    server.psql("shop", BIG);
+    let vault = TestVault::new();
+    run(&mut vault.backup(&server), LIMIT).expect_success();
+    let to = vault.beside("out");
+    for format in ["custom", "directory"] {
+        for _ in 0..3 {
+            let start = || {
+                let mut command = vault.export("src/latest", &to);
+                Running::start(command.args(["--overwrite", "--format", format]))
+            };
+            let both = [start(), start()];
+            for one in both {
+                one.finish(LIMIT).expect_success();
+            }
+            let archive = to.join(if format == "custom" { "shop.dump" } else { "shop.dir" });
+            let mut restore = pg_command("pg_restore", server.version());
+            restore.args(["-f", "-"]).arg(&archive);
+            let sql = run(&mut restore, LIMIT).expect_success().text();
+            assert!(sql.matches('\n').count() > 150_000, "{format}");
+        }
+    }
+    let left = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name());
+    let hidden: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(hidden.is_empty(), "{hidden:?}");
 }
 
 #[test]

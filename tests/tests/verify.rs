@@ -192,6 +192,14 @@ fn a_manifest_of_another_vault_and_one_that_is_damaged_are_named() {
         assert_eq!(report["unreadable"][0]["object"], *object(&vault, &target));
         let problem = report["unreadable"][0]["problem"].as_str().unwrap();
         assert!(problem.contains("belongs to the vault"), "{problem}");
+        let id = target.file_stem().unwrap().to_string_lossy().into_owned();
+        let to = vault.beside("out");
+        let to = to.to_str().unwrap();
+        for command in [&["list"][..], &["show", &id], &["export", &id, "--to", to]] {
+            let out = run(flexkeep_command(command).arg("--vault").arg(vault.place()), LIMIT);
+            assert_eq!(out.code(), Some(4), "{command:?}: {}", out.errors());
+            assert!(out.errors().contains("belongs to the vault"), "{}", out.errors());
+        }
         assert_eq!(report["counts"]["backups"], 2, "the others are verified all the same");
         writable(&target);
         fs::remove_file(&target).unwrap();
@@ -224,6 +232,103 @@ fn damaged_lists_are_named_with_their_backups() {
         }
     }
     sound(&vault, &[]);
+}
+
+#[test]
+fn a_changed_manifest_is_damage_for_every_command_that_reads_it() {
+    let (vault, [first, _]) = two_backups();
+    let manifest = vault.place().join(format!("backups/src/{first}.json"));
+    let good = fs::read_to_string(&manifest).unwrap();
+    writable(&manifest);
+    for (from, to) in [
+        ("\"globals\": {", "\"globalr\": {"),
+        ("\"name\": \"shop\"", "\"name\": \"shoq\""),
+        ("\"encoding\": \"UTF8\"", "\"encoding\": \"UTF9\""),
+        ("\"version_num\": 18", "\"version_num\": 19"),
+        ("\"snapshot_time\": \"2", "\"snapshot_time\": \"3"),
+        ("\"tables\": 1", "\"tables\": 3"),
+        ("\"blake3\"", "\"blake2\""),
+    ] {
+        assert!(good.contains(from), "{from}: {good}");
+        fs::write(&manifest, good.replacen(from, to, 1)).unwrap();
+        let report = damaged(&vault, &["--sizes-only"]);
+        let named = report["unreadable"][0]["object"].as_str().unwrap();
+        assert!(named.contains(&first), "{to}: {report}");
+    }
+    let to = vault.beside("out");
+    let to = to.to_str().unwrap();
+    for command in [&["list"][..], &["show", &first], &["export", &first, "--to", to]] {
+        let out = run(flexkeep_command(command).arg("--vault").arg(vault.place()), LIMIT);
+        assert_eq!(out.code(), Some(4), "{command:?}: {}{}", out.text(), out.errors());
+        assert!(out.errors().contains(&first), "{}", out.errors());
+    }
+    assert!(!Path::new(to).exists());
+    fs::write(&manifest, &good).unwrap();
+    sound(&vault, &["--sizes-only"]);
+}
+
+#[test]
+fn a_manifest_that_names_what_cannot_be_does_not_stop_the_others() {
+    let (vault, [first, second]) = two_backups();
+    let manifest = vault.place().join(format!("backups/src/{first}.json"));
+    let good = fs::read(&manifest).unwrap();
+    writable(&manifest);
+    for part in ["globals", "toc", "contents"] {
+        // As an earlier version wrote it, without a checksum.
+        let mut json: Value = serde_json::from_slice(&good).unwrap();
+        json.as_object_mut().unwrap().remove("blake3");
+        let of = json["databases"].as_array().unwrap().iter().position(|one| one["name"] == "shop");
+        let object = match part {
+            "globals" => &mut json["globals"],
+            part => &mut json["databases"][of.unwrap()][part],
+        };
+        object["stored_bytes"] = 315_030_000_000_u64.into();
+        let name = object["hash"].as_str().unwrap().to_owned();
+        fs::write(&manifest, serde_json::to_vec_pretty(&json).unwrap()).unwrap();
+        let report = damaged(&vault, &["--sizes-only"]);
+        let hurt = hurt(&report);
+        let [only] = hurt.as_slice() else { panic!("{part}: {hurt:?}") };
+        let database = if part == "globals" { "-" } else { "shop" };
+        assert!(only.starts_with(&format!("{first} {database} ")), "{part}: {only}");
+        assert!(only.contains(&name) && only.contains("315030000000"), "{part}: {only}");
+        assert_eq!(report["counts"]["backups"], 2, "{part}: {report}");
+        // Also where something else is damaged, and all backups are searched for it.
+        let chunk = chunks_by_size(&vault).pop().expect("a chunk");
+        let content = fs::read(&chunk).unwrap();
+        truncate(&chunk);
+        damaged(&vault, &["--sizes-only", &second]);
+        fs::write(&chunk, content).unwrap();
+    }
+}
+
+#[test]
+fn links_where_objects_were_are_damage() {
+    let (vault, [first, second]) = two_backups();
+    let link = |file: &Path| {
+        let aside = vault.beside("aside");
+        fs::rename(file, &aside).unwrap();
+        std::os::unix::fs::symlink(&aside, file).unwrap();
+    };
+    let back = |file: &Path| {
+        fs::remove_file(file).unwrap();
+        fs::rename(vault.beside("aside"), file).unwrap();
+    };
+    for meta in vault.files("meta") {
+        link(&meta);
+        let report = damaged(&vault, &["--sizes-only"]);
+        assert_eq!(report["damaged"][0]["object"], *object(&vault, &meta), "{report}");
+        let hurt = hurt(&report);
+        assert!(hurt.iter().all(|one| one.starts_with(&first) || one.starts_with(&second)));
+        assert!(!hurt.is_empty(), "{report}");
+        back(&meta);
+    }
+    let manifest = vault.place().join(format!("backups/src/{first}.json"));
+    link(&manifest);
+    let report = damaged(&vault, &["--sizes-only"]);
+    assert_eq!(report["unreadable"][0]["object"], *object(&vault, &manifest), "{report}");
+    assert_eq!(report["counts"]["backups"], 1, "{report}");
+    back(&manifest);
+    sound(&vault, &["--sizes-only"]);
 }
 
 #[test]

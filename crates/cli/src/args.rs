@@ -39,6 +39,7 @@ Exit codes:
     3  sealed with losses (backup), losses to expect (check), or definitions refused (restore)
     4  damage found in the vault
     5  busy: another backup or drill of this server, or restore into this database, is running
+    6  done, but the report could not be written to standard output (backup, export, restore)
   130  cancelled by Ctrl-C or SIGTERM; nothing was sealed, and a restore can be continued
 
 Environment:

@@ -23,6 +23,8 @@ pub(crate) enum Exit {
     Damage = 4,
     /// Another backup or drill of the same server, or restore into the same database, is running.
     Busy = 5,
+    /// The work is done, but its report could not be written to standard output.
+    Unreported = 6,
     /// Stopped by Ctrl-C or SIGTERM.
     Cancelled = 130,
 }
@@ -70,6 +72,12 @@ impl Failure {
         self
     }
 
+    /// The failure of a report: what it was to tell is done all the same, and must not look undone.
+    pub(crate) fn of_report(self, done: &str) -> Self {
+        let error = self.error.context(format!("{done}, but that could not be reported"));
+        Self { exit: Exit::Unreported, error, ..self }
+    }
+
     /// What the user stopped is cancelled, whatever it failed with on its way out.
     pub(crate) fn or_cancelled(self, cancelled: bool) -> Self {
         if cancelled { Self { exit: Exit::Cancelled, hint: None, ..self } } else { self }
@@ -103,7 +111,8 @@ impl From<ExportError> for Failure {
             ExportError::NoSuchObject { .. }
             | ExportError::Options(_)
             | ExportError::PgRestoreTooOld { .. }
-            | ExportError::Exists { .. } => Exit::Usage,
+            | ExportError::Exists { .. }
+            | ExportError::Foreign { .. } => Exit::Usage,
             ExportError::Damaged { .. }
             | ExportError::Inconsistent { .. }
             | ExportError::Toc { .. } => Exit::Damage,
@@ -191,6 +200,8 @@ pub(crate) fn of_vault(error: &VaultError) -> Exit {
         | VaultError::NotEmpty { .. }
         | VaultError::NoSuchBackup { .. }
         | VaultError::AmbiguousBackup { .. } => Exit::Usage,
+        // Bytes that belong elsewhere are damage of this vault, whole as they may be.
+        VaultError::OtherVault { .. } => Exit::Damage,
         error if error.is_damage() => Exit::Damage,
         _ => Exit::Failed,
     }
@@ -210,6 +221,7 @@ mod tests {
             Exit::Losses,
             Exit::Damage,
             Exit::Busy,
+            Exit::Unreported,
             Exit::Cancelled,
         ];
         for exit in all {
@@ -262,6 +274,9 @@ mod tests {
     fn damage_in_the_vault_is_told_from_a_wrong_name() {
         let damaged = VaultError::Damaged { object: "meta/x".into(), problem: "short".into() };
         assert_eq!(Failure::from(damaged).exit, Exit::Damage);
+        let (found, vault) = ("a".to_owned(), "b".to_owned());
+        let strange = VaultError::OtherVault { object: "backups/x".into(), found, vault };
+        assert_eq!(Failure::from(strange).exit, Exit::Damage);
         let unknown = VaultError::NoSuchBackup { wanted: "x".into(), near: Vec::new() };
         assert_eq!(Failure::from(unknown).exit, Exit::Usage);
     }

@@ -126,6 +126,49 @@ fn a_wrong_connection_string_is_told_without_its_password() {
 }
 
 #[test]
+fn a_password_in_the_wrong_place_makes_nothing_and_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("vault");
+    let vault = common::vault(&folder.path().join("full"));
+    common::seal(&vault, "zoo", "2026-11-20T01:02:03Z", Vec::new());
+    for place in [
+        format!("password={SECRET} host=x"),
+        format!("host=x password = '{SECRET}'"),
+        format!("postgresql://u:{SECRET}@h/d"),
+        format!("postgres://u:a/{SECRET}@h/d"),
+    ] {
+        let backup = ["backup", "--from", "host=/nowhere user=u", "--vault", &place];
+        let export = ["export", "latest", "--vault", "../full", "--to", &place];
+        let cwd = folder.path().join("cwd");
+        std::fs::create_dir_all(&cwd).unwrap();
+        for args in [&backup[..], &export, &["list", "--vault", &place]] {
+            let assert = flexkeep().args(args).current_dir(&cwd).assert();
+            assert.code(2).stdout(secret_free()).stderr(secret_free().and(contains("cannot use")));
+        }
+        assert_eq!(std::fs::read_dir(&cwd).unwrap().count(), 0, "nothing is made of that name");
+    }
+    for from in [
+        SECRET.to_owned(),
+        format!("host=h password=my {SECRET}=1 user=x"),
+        format!("host=h,password={SECRET}"),
+        format!("host=h,{SECRET}=x"),
+        format!("host=h;Password={SECRET}"),
+        format!("user=u,password={SECRET} host=/nowhere"),
+    ] {
+        for command in ["backup", "check"] {
+            flexkeep()
+                .args([command, "--from", &from, "--vault"])
+                .arg(&place)
+                .assert()
+                .code(2)
+                .stdout(secret_free())
+                .stderr(secret_free().and(contains("cannot use --from")));
+        }
+    }
+    assert!(!place.exists());
+}
+
+#[test]
 fn a_password_on_the_command_line_is_warned_of_but_not_shown() {
     let folder = tempfile::tempdir().unwrap();
     let from = format!("host={} user=u password={SECRET}", folder.path().display());

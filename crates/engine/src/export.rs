@@ -254,14 +254,19 @@ fn prepare_target(
     chosen: &[(&DatabaseSummary, String)],
 ) -> Result<(), ExportError> {
     if let ExportTarget::Folder(folder) = &options.to {
-        std::fs::create_dir_all(folder).map_err(|source| ExportError::File {
+        partial::create_folders(folder).map_err(|source| ExportError::File {
             operation: "create the folder",
             path: folder.clone(),
             source,
         })?;
     }
     if options.overwrite {
-        return Ok(());
+        return match &options.to {
+            ExportTarget::Folder(folder) if options.format == ExportFormat::Directory => chosen
+                .iter()
+                .try_for_each(|(_, name)| directory::refuse_foreign(&folder.join(name))),
+            _ => Ok(()),
+        };
     }
     let fixed = [ROLES, ROLES_AS_DUMPED, README];
     let names = chosen.iter().map(|(_, name)| name.as_str()).chain(fixed);
@@ -291,8 +296,8 @@ impl Export<'_> {
         self.notes.extend(written.notes.iter().cloned());
     }
 
-    fn write(&mut self, name: &str, body: &[u8], secret: bool) -> Result<(), ExportError> {
-        let (path, bytes) = sink::write_file(self.options, name, body, secret)?;
+    fn write(&mut self, name: &str, body: &[u8]) -> Result<(), ExportError> {
+        let (path, bytes) = sink::write_file(self.options, name, body)?;
         self.files.push(ExportedFile { path, database: None, bytes, transfer: None });
         Ok(())
     }
@@ -322,9 +327,9 @@ impl Export<'_> {
             RolesTarget::Postgres
         };
         let prepared = roles::prepare(&sql, target, self.manifest.source.version_num / 10_000)?;
-        self.write(ROLES, &prepared.sql, true)?;
+        self.write(ROLES, &prepared.sql)?;
         if prepared.reduced {
-            self.write(ROLES_AS_DUMPED, &sql, true)?;
+            self.write(ROLES_AS_DUMPED, &sql)?;
         } else if self.options.overwrite {
             remove_stale(&self.options.to, ROLES_AS_DUMPED)?;
         }
@@ -348,7 +353,7 @@ impl Export<'_> {
             options: self.options,
         }
         .text();
-        self.write(README, text.as_bytes(), false)
+        self.write(README, text.as_bytes())
     }
 }
 

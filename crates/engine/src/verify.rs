@@ -146,7 +146,7 @@ fn manifests(vault: &Vault, only: &[BackupId], progress: &Progress) -> Result<Re
             read.wanted.push((id, manifest));
         }
         Ok((id, _)) => read.others.push(id),
-        Err(error) => match lists::told(&error) {
+        Err(error) => match lists::told(vault, &error) {
             Some((object, problem)) => read.unreadable.push(UnreadableManifest { object, problem }),
             None => failure = failure.take().or(Some(error)),
         },
@@ -164,5 +164,123 @@ fn manifests(vault: &Vault, only: &[BackupId], progress: &Progress) -> Result<Re
 impl From<VaultError> for VerifyError {
     fn from(error: VaultError) -> Self {
         Self::Vault(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use flexkeep_vault::ContentsWriter;
+    use flexkeep_vault::manifest::{DatabaseSummary, MANIFEST_FORMAT, Manifest, Source, Totals};
+    use flexkeep_vault::store::{
+        Etag, MemoryStore, ObjectMeta, PutMode, Store, StoreError, StoreErrorKind,
+    };
+
+    use super::*;
+
+    /// Memory that lets objects be read or not, as a folder does with files of another user.
+    #[derive(Debug, Default)]
+    struct Guarded {
+        inner: MemoryStore,
+        /// Beginnings of names that cannot be read.
+        denied: Mutex<Vec<String>>,
+    }
+
+    impl Store for Guarded {
+        fn put(&self, name: &str, body: &[u8], mode: PutMode) -> Result<Etag, StoreError> {
+            self.inner.put(name, body, mode)
+        }
+
+        fn get(&self, name: &str, limit_bytes: u64) -> Result<Vec<u8>, StoreError> {
+            if self.denied.lock().unwrap().iter().any(|denied| name.starts_with(denied.as_str())) {
+                return Err(StoreError {
+                    operation: "read",
+                    object: name.to_owned(),
+                    location: self.location(),
+                    kind: StoreErrorKind::PermissionDenied,
+                    source: None,
+                });
+            }
+            self.inner.get(name, limit_bytes)
+        }
+
+        fn head(&self, name: &str) -> Result<Option<ObjectMeta>, StoreError> {
+            self.inner.head(name)
+        }
+
+        fn list(&self, prefix: &str, each: &mut dyn FnMut(ObjectMeta)) -> Result<(), StoreError> {
+            self.inner.list(prefix, each)
+        }
+
+        fn delete(&self, name: &str) -> Result<(), StoreError> {
+            self.inner.delete(name)
+        }
+
+        fn location(&self) -> String {
+            self.inner.location()
+        }
+    }
+
+    fn seal(vault: &Vault, server: &str) -> Manifest {
+        let started: Timestamp = "2026-11-22T22:53:00Z".parse().unwrap();
+        let contents = ContentsWriter::new().unwrap();
+        let database = DatabaseSummary {
+            name: "shop".to_owned(),
+            oid: 5,
+            encoding: "UTF8".to_owned(),
+            snapshot_time: started,
+            attempts: 1,
+            toc: vault.put_meta(server.as_bytes()).unwrap(),
+            contents: contents.finish(vault).unwrap(),
+            extensions: Vec::new(),
+            totals: Totals::default(),
+            holders: Vec::new(),
+        };
+        let manifest = Manifest {
+            format: MANIFEST_FORMAT,
+            vault: vault.id().to_owned(),
+            backup: BackupId::new(server.parse().unwrap(), started).to_string(),
+            server: server.to_owned(),
+            tool: "flexkeep test".to_owned(),
+            request: None,
+            started,
+            sealed: started,
+            source: Source::default(),
+            globals: None,
+            databases: vec![database],
+            losses: Vec::new(),
+            notes: Vec::new(),
+            totals: Totals::default(),
+        };
+        vault.seal(&manifest).unwrap();
+        manifest
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_damage_unless_nothing_can() {
+        let store = Arc::new(Guarded::default());
+        let vault = Vault::create_in(store.clone(), store.clone()).unwrap();
+        let [first, _second] = ["first", "second"].map(|server| seal(&vault, server));
+        let options = VerifyOptions { backups: Vec::new(), depth: Depth::All, threads: 1 };
+        let verify = |denied: &str| {
+            *store.denied.lock().unwrap() = vec![denied.to_owned()];
+            verify(&vault, &options, &Progress::default())
+        };
+        let toc = flexkeep_vault::meta_name(&first.databases[0].toc.hash);
+        let report = verify(&toc).unwrap();
+        assert_eq!(report.damaged[0].object, toc, "{report:?}");
+        assert!(report.damaged[0].problem.contains("permission denied"), "{report:?}");
+        assert!(report.hurt.iter().any(|hurt| hurt.backup == first.backup), "{report:?}");
+        // The list is both backups'.
+        let contents = flexkeep_vault::meta_name(&first.databases[0].contents.hash);
+        let report = verify(&contents).unwrap();
+        assert_eq!((&report.damaged[0].object, report.hurt.len()), (&contents, 2), "{report:?}");
+        let report = verify("backups/first/").unwrap();
+        assert!(report.unreadable[0].object.contains(&first.backup), "{report:?}");
+        assert_eq!(report.counts.backups, 1);
+
+        let error = verify("").unwrap_err();
+        assert!(matches!(error, VerifyError::Vault(VaultError::Store(_))), "{error}");
     }
 }

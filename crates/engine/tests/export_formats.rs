@@ -518,12 +518,18 @@ fn contradictions_and_unknown_names_are_refused_before_anything_is_written() {
     scene.export("dir", directory);
     let error = scene.try_export("dir", directory).expect_err("in the way");
     assert!(matches!(error, ExportError::Exists { .. }), "{error}");
-    std::fs::write(scene.to("dir/shop.dir/mine"), "1").expect("writes");
-    scene.export("dir", |options| {
+    let mine = scene.to("dir/shop.dir/mine");
+    std::fs::write(&mine, "1").expect("writes");
+    let again = |options: &mut ExportOptions| {
         directory(options);
         options.overwrite = true;
-    });
-    assert!(!scene.to("dir/shop.dir/mine").exists());
+    };
+    let error = scene.try_export("dir", again).expect_err("a foreign file").to_string();
+    assert!(error.contains("shop.dir/mine is not of an archive"), "{error}");
+    assert!(scene.to("dir/shop.dir/toc.dat").exists() && mine.exists());
+    std::fs::remove_file(&mine).expect("removes");
+    scene.export("dir", again);
+    assert!(!mine.exists());
     assert_eq!(names_in(&scene.to("dir")), ["README.txt", "roles.sql", "shop.dir"]);
 
     // What is interrupted leaves nothing under a final name.

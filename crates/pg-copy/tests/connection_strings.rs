@@ -206,9 +206,39 @@ fn no_password_is_ever_shown() {
         wrong(&format!("password=a {secret} host=h")),
         wrong(&format!("u:{secret}@h")),
         wrong(&format!("host=u:{secret}@h")),
+        wrong(secret),
+        wrong(&format!("{secret}='x")),
+        wrong(&format!("host=h {secret}=1")),
+        wrong(&format!("host=h password=my {secret}=1 user=x")),
+        wrong(&format!("host=h,password={secret}")),
+        wrong(&format!("host=h;Password={secret}")),
+        wrong(&format!("host=h,{secret}=1")),
+        wrong(&format!("host=/run,{secret}=1 hostaddr=")),
+        wrong(&format!("host=@h,{secret}=1")),
+        wrong(&format!("user=u,password={secret} host=h")),
+        wrong(&format!("dbname=d;pwd={secret} host=h")),
+        wrong(&format!("port=5432,{secret}=1 host=h")),
+        wrong(&format!("hostaddr=1.1.1.1;{secret}=1")),
+        wrong(&format!("sslmode=require,password={secret}")),
+        wrong(&format!("service=s,password={secret}")),
+        wrong(&format!("gssencmode=x,{secret}=1")),
+        wrong(&format!("Server=h;Port=5432;Password={secret}")),
+        wrong(&format!("postgresql://u:1?{secret}=2@h/d")),
+        wrong(&format!("postgresql://u@h,password={secret}/d")),
+        wrong(&format!("postgresql://u@h/d?password=my&{secret}=1")),
     ] {
         assert!(!shown.contains(secret), "{shown}");
     }
+}
+
+#[test]
+fn a_key_behind_a_password_is_not_shown_however_well_it_looks() {
+    let told = wrong("host=h password=my users=1");
+    assert!(told.contains("the key behind password in the connection string is unknown"), "{told}");
+    assert!(!told.contains("users"), "{told}");
+    assert!(wrong("host=h users=1").contains("unknown key \"users\""));
+    // Nothing that is meant so is refused.
+    parse("host=h user=a=b dbname=c=d password=x=y options='-c app.password=z'");
 }
 
 #[test]

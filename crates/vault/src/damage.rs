@@ -66,7 +66,9 @@ pub fn users_in(
             }
         });
         match read {
-            Err(error) if error.is_damage() => report(name, "(contents list)".to_owned()),
+            Err(error) if vault.is_about_one_object(&error) => {
+                report(name, "(contents list)".to_owned())
+            }
             result => result?,
         }
     }

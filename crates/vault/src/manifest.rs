@@ -1,4 +1,6 @@
 //! The manifest: one JSON object a backup. A backup exists if and only if its manifest does.
+//!
+//! As stored it has one more field, a checksum of all the others.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -62,7 +64,7 @@ pub struct Source {
 }
 
 /// A compressed meta object, named by the hash of its raw content: `meta/<ab>/<hash>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// Hash of the raw content.
     pub hash: ContentHash,

@@ -42,6 +42,7 @@
 
 mod backups;
 mod changing;
+mod checksum;
 mod error;
 mod ids;
 mod meta;
@@ -273,6 +274,22 @@ impl Vault {
         let stored_bytes = u32::try_from(buffer.object.len()).unwrap_or(u32::MAX);
         let chunk = &ChunkRef { stored_bytes, ..*chunk };
         Ok(buffer.decoder.decode(kind, &buffer.object, chunk, &mut buffer.raw)?)
+    }
+
+    /// Whether `error` is about one object, and not about the way to all of them: damage, or an
+    /// object that cannot be read while the vault's own record can.
+    pub fn is_about_one_object(&self, error: &VaultError) -> bool {
+        match error {
+            VaultError::Store(store)
+                if matches!(
+                    store.kind,
+                    StoreErrorKind::PermissionDenied | StoreErrorKind::Other
+                ) =>
+            {
+                self.data.get(FORMAT_NAME, MAX_FORMAT_BYTES).is_ok()
+            }
+            error => error.is_damage(),
+        }
     }
 
     /// Creates an object whose name follows from its content.

@@ -171,6 +171,21 @@ fn the_roles_are_a_plain_zstd_file() {
 }
 
 #[test]
+fn the_checksum_of_a_manifest_is_that_of_all_but_its_last_two_lines() {
+    let pretend = Pretend::new();
+    let path = pretend.path().join(format!("backups/srv/{BACKUP}.json"));
+    for command in ["head -n -2 \"$0\"", "sed '$d' \"$0\" | sed '$d'"] {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/recovery-without-flexkeep.md");
+        let told = command.replace("\"$0\"", "BACKUP.json");
+        assert!(std::fs::read_to_string(page).unwrap().contains(&told), "{told}");
+        let output = Command::new("sh").args(["-c", command]).arg(&path).output().unwrap();
+        let hash = flexkeep_vault::ContentHash::of(&output.stdout).to_string();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with(&format!("\"blake3\": \"{hash}\"\n}}\n")), "{text}");
+    }
+}
+
+#[test]
 fn the_example_in_the_format_page_is_a_real_chunk() {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/vault-format.md");
     let page = std::fs::read_to_string(page).unwrap();

@@ -25,6 +25,8 @@ fn place(path: &std::path::Path) -> Place {
     path.to_str().unwrap().parse().unwrap()
 }
 
+const MANIFEST: &str = "backups/srv/srv-20261122T225300Z.json";
+
 #[test]
 fn a_folder_vault_is_made_once_and_opened_again() {
     let root = tempfile::tempdir().unwrap();
@@ -99,9 +101,49 @@ fn fields_of_the_future_are_left_alone() {
     json["new_field"] = 1.into();
     json["source"]["new_field"] = "x".into();
     json["databases"][0]["new_field"] = serde_json::json!({"a": []});
-    let name = "backups/srv/srv-20261122T225300Z.json";
-    vault.data().put(name, &serde_json::to_vec(&json).unwrap(), PutMode::Overwrite).unwrap();
+    let id: BackupId = manifest.backup.parse().unwrap();
+    let body = serde_json::to_string_pretty(&json).unwrap();
+    let fields = body.strip_suffix("\n}").unwrap().to_owned() + ",\n";
+    let sealed = format!("{fields}  \"blake3\": \"{}\"\n}}\n", ContentHash::of(fields.as_bytes()));
+    vault.data().put(MANIFEST, sealed.as_bytes(), PutMode::Overwrite).unwrap();
+    assert_eq!(vault.manifest(&id).unwrap(), manifest);
+    // Without the checksum it is no manifest of the past either.
+    vault.data().put(MANIFEST, body.as_bytes(), PutMode::Overwrite).unwrap();
+    let error = vault.manifest(&id).unwrap_err();
+    assert!(error.is_damage() && error.to_string().contains("new_field"), "{error}");
+}
+
+#[test]
+fn a_manifest_of_before_there_was_a_checksum_is_read_as_ever() {
+    let vault = memory();
+    let mut manifest = backup(&vault, "srv", TIME).unwrap();
+    manifest.request = Some("r".to_owned());
+    let body = serde_json::to_vec_pretty(&manifest).unwrap();
+    vault.data().put(MANIFEST, &body, PutMode::Overwrite).unwrap();
     assert_eq!(vault.manifest(&manifest.backup.parse().unwrap()).unwrap(), manifest);
+}
+
+#[test]
+fn no_bit_of_a_manifest_turns_round_unseen() {
+    let vault = memory();
+    let manifest = backup(&vault, "srv", TIME).unwrap();
+    let id: BackupId = manifest.backup.parse().unwrap();
+    let body = vault.data().get(MANIFEST, 1 << 20).unwrap();
+    for at in 0..body.len() {
+        for bit in 0..8 {
+            let mut flipped = body.clone();
+            flipped[at] ^= 1 << bit;
+            vault.data().put(MANIFEST, &flipped, PutMode::Overwrite).unwrap();
+            let error = vault.manifest(&id).expect_err("a bit of it is another one");
+            assert!(error.is_damage(), "byte {at}, bit {bit}: {error}");
+        }
+    }
+    for length in 0..body.len() {
+        vault.data().put(MANIFEST, &body[..length], PutMode::Overwrite).unwrap();
+        assert!(vault.manifest(&id).unwrap_err().is_damage(), "{length} bytes");
+    }
+    vault.data().put(MANIFEST, &body, PutMode::Overwrite).unwrap();
+    assert_eq!(vault.manifest(&id).unwrap(), manifest);
 }
 
 #[test]

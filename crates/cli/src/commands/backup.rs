@@ -31,7 +31,17 @@ pub(crate) fn run(args: &BackupArgs, output: &Output) -> Result<Exit, Failure> {
     let manifest = watched(output, |progress| {
         Ok(flexkeep_engine::backup(&target, &vault, &options, progress)?)
     })?;
-    report(&manifest, &chosen, output)?;
+    report(&manifest, &chosen, output).map_err(|failure| {
+        // Nobody may overlook a loss, also not for want of a place to write it to.
+        let losses = losses::block(&manifest.losses);
+        if !losses.is_empty() && !output.quiet {
+            SCREEN.print(losses.trim_end());
+        }
+        let option = chosen.option();
+        failure
+            .of_report(&format!("backup {} is sealed", manifest.backup))
+            .hint(format!("`flexkeep show {} {option}` tells what is in it", manifest.backup))
+    })?;
     Ok(if manifest.losses.is_empty() { Exit::Success } else { Exit::Losses })
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flexkeep_engine::{ExportReport, ExportTarget};
 use flexkeep_vault::Place;
-use flexkeep_vault::manifest::Loss;
+use flexkeep_vault::manifest::{Loss, Manifest};
 use serde::Serialize;
 
 use crate::args::ExportArgs;
@@ -41,25 +41,37 @@ pub(crate) fn run(args: &ExportArgs, output: &Output) -> Result<Exit, Failure> {
     let report = watched(output, |progress| {
         Ok(flexkeep_engine::export(&vault, &manifest, &options, progress)?)
     })?;
+    report_of(&manifest, &report, to_stdout, output).map_err(|failure| {
+        failure.of_report(&format!("the export into {} is complete", report.folder))
+    })?;
+    Ok(Exit::Success)
+}
+
+fn report_of(
+    manifest: &Manifest,
+    report: &ExportReport,
+    to_stdout: bool,
+    output: &Output,
+) -> Result<(), Failure> {
     if to_stdout {
         let summary = if output.quiet {
             render::losses::block(&manifest.losses)
         } else {
-            render::export::summary(&manifest, &report)
+            render::export::summary(manifest, report)
         };
         if !summary.is_empty() {
             SCREEN.print(summary.trim_end());
         }
+        Ok(())
     } else if output.json {
         let (backup, losses) = (manifest.backup.as_str(), manifest.losses.as_slice());
-        output::json(&Document { status: "exported", backup, report: &report, losses })?;
+        output::json(&Document { status: "exported", backup, report, losses })
     } else if output.quiet {
         let paths = report.files.iter().map(|file| format!("{}\n", file.path));
-        output::write(paths.collect::<String>().as_bytes())?;
+        output::write(paths.collect::<String>().as_bytes())
     } else {
-        output::text(&render::export::summary(&manifest, &report))?;
+        output::text(&render::export::summary(manifest, report))
     }
-    Ok(Exit::Success)
 }
 
 fn target(text: &str, vault: &Place) -> Result<ExportTarget, Failure> {

@@ -100,13 +100,13 @@ fn read(vault: &Vault, only: Option<&ServerName>) -> Result<Listing, Failure> {
     match only {
         None => vault.all_manifests(|read| match read {
             Ok((id, manifest)) => found.push((id, Listed::new(&manifest))),
-            Err(error) => unreadable.push(Unreadable::new(error)),
+            Err(error) => unreadable.push(Unreadable::new(vault, error)),
         })?,
         Some(server) => {
             for id in known_backups(vault, server)? {
                 match vault.manifest(&id) {
                     Ok(manifest) => found.push((id, Listed::new(&manifest))),
-                    Err(error) => unreadable.push(Unreadable::new(error)),
+                    Err(error) => unreadable.push(Unreadable::new(vault, error)),
                 }
             }
         }
@@ -121,8 +121,9 @@ fn read(vault: &Vault, only: Option<&ServerName>) -> Result<Listing, Failure> {
 }
 
 impl Unreadable {
-    fn new(error: flexkeep_vault::VaultError) -> Self {
-        let exit = Some(exit::of_vault(&error));
+    fn new(vault: &Vault, error: flexkeep_vault::VaultError) -> Self {
+        let damaged = vault.is_about_one_object(&error);
+        let exit = Some(if damaged { Exit::Damage } else { exit::of_vault(&error) });
         Self { error: format!("{:#}", anyhow::Error::new(error)), exit }
     }
 }

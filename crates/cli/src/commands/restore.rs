@@ -51,18 +51,26 @@ pub(crate) fn run(args: &RestoreArgs, output: &Output) -> Result<Exit, Failure> 
         restored.map_err(|error| told(error, output))
     })?;
     let manifest = vault.manifest(&backup)?;
-    if output.json {
-        output::json(&Document { report: &report, losses: &manifest.losses })?;
+    let reported = if output.json {
+        output::json(&Document { report: &report, losses: &manifest.losses })
     } else if output.quiet {
         SCREEN.print(render::restore::troubles(&report).trim_end());
+        Ok(())
     } else {
-        output::text(&render::restore::summary(&report, &manifest.losses))?;
+        output::text(&render::restore::summary(&report, &manifest.losses))
+    };
+    let (exit, done) = match report.status {
+        RestoreStatus::Complete => (Exit::Success, "the restore is complete"),
+        RestoreStatus::WithFailures => {
+            (Exit::Losses, "the restore is complete, but for definitions that were refused")
+        }
+        RestoreStatus::Incomplete => (Exit::Failed, ""),
+    };
+    match reported {
+        Ok(()) => Ok(exit),
+        Err(failure) if exit == Exit::Failed => Err(failure),
+        Err(failure) => Err(failure.of_report(done)),
     }
-    Ok(match report.status {
-        RestoreStatus::Complete => Exit::Success,
-        RestoreStatus::WithFailures => Exit::Losses,
-        RestoreStatus::Incomplete => Exit::Failed,
-    })
 }
 
 fn preview(plan: &RestorePlan, output: &Output) -> Result<Exit, Failure> {

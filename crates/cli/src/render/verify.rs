@@ -55,6 +55,9 @@ fn depth(report: &VerifyReport) -> String {
 }
 
 fn damage(report: &VerifyReport) -> String {
+    if report.damaged.is_empty() && report.unreadable.is_empty() {
+        return String::new();
+    }
     let mut out = "\nDAMAGED\n".to_owned();
     for part in report.damaged.iter().take(NAMED) {
         out.push_str(&format!("  {}\n    {}\n", cell(&part.object), cell(&part.problem)));

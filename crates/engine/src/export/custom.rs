@@ -21,7 +21,7 @@ pub(super) fn write(
     damage: &mut Damage,
 ) -> Result<Option<Written>, ExportError> {
     let options = source.context.options;
-    let sink = Sink::create(options, name, false, source.estimate(&toc))?;
+    let sink = Sink::create(options, name, source.estimate(&toc))?;
     let failed = |error| match error {
         BlockError::Compose(ComposeError::Io(error)) => sink::write_error(options, name, error),
         other => inconsistent(source, &other),

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use flate2::write::GzEncoder;
@@ -19,10 +20,13 @@ use super::ExportError;
 use super::damage::Damage;
 use super::database::{Source, Written};
 use super::encode::{Codec, ReadyError, Worker, check_row, terminator_frame};
-use super::partial;
+use super::partial::{self, OwnName};
 use crate::options::{DEFAULT_LEVEL, ExportTarget};
 
 const TOC: &str = "toc.dat";
+
+/// How often a folder is put where other exports put theirs at the same time.
+const TRIES: usize = 20;
 
 /// Bytes that are collected before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -147,13 +151,14 @@ fn suffix(codec: Codec) -> &'static str {
     }
 }
 
-/// The folder being written as `.<name>.partial`; removed when it is dropped before
+/// The folder being written under a name of its own; removed when it is dropped before
 /// [`Output::finish`].
 struct Output {
     codec: Codec,
     final_path: PathBuf,
-    partial_path: PathBuf,
-    finished: bool,
+    own: OwnName,
+    /// The folder itself, locked.
+    folder: File,
     /// The table's file that is open.
     rows: Option<BufWriter<File>>,
     /// The list of large objects that is open, and the object.
@@ -166,17 +171,15 @@ struct Output {
 
 impl Output {
     fn create(folder: &Path, name: &str, codec: Codec) -> Result<Self, ExportError> {
-        let final_path = folder.join(name);
-        let partial_path = folder.join(format!(".{name}.partial"));
-        let failed =
-            |source| ExportError::File { operation: "create", path: final_path.clone(), source };
-        remove(&partial_path).map_err(failed)?;
-        fs::create_dir(&partial_path).map_err(failed)?;
+        let (own, opened) = OwnName::create(folder, name, |path| {
+            fs::DirBuilder::new().mode(partial::FOLDER_MODE).create(path)?;
+            File::open(path)
+        })?;
         Ok(Self {
             codec,
-            final_path,
-            partial_path,
-            finished: false,
+            final_path: folder.join(name),
+            own,
+            folder: opened,
             rows: None,
             list: None,
             object: None,
@@ -191,12 +194,13 @@ impl Output {
 
     fn open(&self, file: &str, append: bool) -> Result<BufWriter<File>, ExportError> {
         let mut options = fs::OpenOptions::new();
+        let options = options.mode(partial::FILE_MODE);
         let options = if append {
             options.append(true).create(true)
         } else {
             options.write(true).create_new(true)
         };
-        let file = options.open(self.partial_path.join(file)).map_err(|e| self.failed(e))?;
+        let file = options.open(self.own.path().join(file)).map_err(|e| self.failed(e))?;
         Ok(BufWriter::with_capacity(BUFFER_BYTES, file))
     }
 
@@ -302,60 +306,176 @@ impl Output {
         Ok(())
     }
 
+    /// Gives what has the name another one, which is returned.
+    fn put_aside(&self, overwrite: bool) -> Result<Option<PathBuf>, ExportError> {
+        if !partial::is_there(&self.final_path)? {
+            return Ok(None);
+        }
+        if !overwrite {
+            return Err(ExportError::Exists { path: self.final_path.clone() });
+        }
+        refuse_foreign(&self.final_path)?;
+        let name = self.final_path.file_name().unwrap_or_default().to_string_lossy();
+        let old = format!(".{name}.{}.old", partial::unique());
+        let old = self.final_path.with_file_name(old);
+        match fs::rename(&self.final_path, &old) {
+            Ok(()) => Ok(Some(old)),
+            // Another export puts its own there right now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => {
+                let path = self.final_path.clone();
+                Err(ExportError::File { operation: "replace", path, source })
+            }
+        }
+    }
+
     /// Makes it durable and gives it its name.
     fn finish(mut self, overwrite: bool) -> Result<(String, u64), ExportError> {
         let failed = |operation| {
             let path = self.final_path.clone();
             move |source: io::Error| ExportError::File { operation, path, source }
         };
-        let folder = File::open(&self.partial_path).map_err(failed("write"))?;
         // Many small files: one wait for all of them.
-        rustix::fs::syncfs(&folder).map_err(|error| failed("write")(error.into()))?;
-        if partial::is_there(&self.final_path)? {
-            if !overwrite {
-                return Err(ExportError::Exists { path: self.final_path.clone() });
+        rustix::fs::syncfs(&self.folder).map_err(|error| failed("write")(error.into()))?;
+        for _ in 0..TRIES {
+            let old = self.put_aside(overwrite)?;
+            match self.own.rename(&self.final_path) {
+                Ok(()) => {
+                    if let Some(old) = old {
+                        partial::remove(&old).map_err(failed("replace"))?;
+                    }
+                    break;
+                }
+                // Another export was faster: its folder is the earlier one now.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    if let Some(old) = old {
+                        partial::remove(&old).map_err(failed("replace"))?;
+                    }
+                }
+                Err(source) => {
+                    // The earlier one again; if that fails too, it stays beside.
+                    if let Some(old) = old {
+                        let _ = fs::rename(&old, &self.final_path);
+                    }
+                    return Err(failed("finish")(source));
+                }
             }
-            let name = self.final_path.file_name().unwrap_or_default().to_string_lossy();
-            let old = self.final_path.with_file_name(format!(".{name}.old"));
-            remove(&old).map_err(failed("replace"))?;
-            fs::rename(&self.final_path, &old).map_err(failed("replace"))?;
-            if let Err(source) = fs::rename(&self.partial_path, &self.final_path) {
-                // The earlier one again; if that fails too, it stays beside.
-                let _ = fs::rename(&old, &self.final_path);
-                return Err(failed("finish")(source));
-            }
-            self.finished = true;
-            remove(&old).map_err(failed("replace"))?;
-        } else {
-            fs::rename(&self.partial_path, &self.final_path).map_err(failed("finish"))?;
-            self.finished = true;
+        }
+        if !self.own.is_renamed() {
+            let source = io::Error::other("others put theirs there again and again");
+            return Err(failed("finish")(source));
         }
         if let Some(parent) = self.final_path.parent() {
+            let name = self.final_path.file_name().unwrap_or_default().to_string_lossy();
+            partial::sweep(parent, &name, ".old").map_err(failed("replace"))?;
             File::open(parent).and_then(|folder| folder.sync_all()).map_err(failed("finish"))?;
         }
         Ok((self.final_path.display().to_string(), self.bytes))
     }
 }
 
-/// Removes a folder or a file, never what a link points to.
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
+/// Refuses a folder that has anything which no archive has: it would be gone with the earlier one.
+/// What is no folder, or not there, is not looked into.
+pub(super) fn refuse_foreign(path: &Path) -> Result<(), ExportError> {
+    let failed = |source| ExportError::File { operation: "look into", path: path.into(), source };
+    match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => return Ok(()),
+    }
+    let entries = match fs::read_dir(path) {
+        // Another export replaces it right now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
     };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+    let mut foreign: Vec<PathBuf> = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let is_file = entry.file_type().map_err(failed)?.is_file();
+        if !is_file || !entry.file_name().to_str().is_some_and(is_of_archive) {
+            foreign.push(entry.path());
+        }
+    }
+    match foreign.into_iter().min() {
+        None => Ok(()),
+        Some(file) => Err(ExportError::Foreign { folder: path.to_owned(), file }),
     }
 }
 
-impl Drop for Output {
-    fn drop(&mut self) {
-        if !self.finished
-            && let Err(error) = remove(&self.partial_path)
-        {
-            tracing::warn!("cannot remove {}: {error}", self.partial_path.display());
+/// Whether pg_dump, of any version, writes a file of this name into a directory.
+fn is_of_archive(name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if name == TOC || name == "blobs.toc" {
+        return true;
+    }
+    if let Some(list) = name.strip_prefix("blobs_") {
+        return list.strip_suffix(".toc").is_some_and(is_number);
+    }
+    let plain = [".gz", ".lz4", ".zst"].iter().find_map(|end| name.strip_suffix(end));
+    let Some(stem) = plain.unwrap_or(name).strip_suffix(".dat") else { return false };
+    is_number(stem.strip_prefix("blob_").unwrap_or(stem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_pg_dump_writes_is_of_an_archive() {
+        for name in [
+            "toc.dat",
+            "3300.dat",
+            "3300.dat.gz",
+            "3300.dat.zst",
+            "3300.dat.lz4",
+            "blobs.toc",
+            "blobs_12.toc",
+            "blob_7.dat",
+            "blob_7.dat.zst",
+        ] {
+            assert!(is_of_archive(name), "{name}");
         }
+        for name in [
+            "mine",
+            "notes.dat",
+            "3300.dat.bak",
+            "toc.dat.gz",
+            "photos.zst",
+            "blob_.dat",
+            "blobs_.toc",
+            ".dat",
+            "3300",
+            "3300.dat.gz.gz",
+        ] {
+            assert!(!is_of_archive(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn of_two_that_write_one_folder_at_once_the_last_one_stays_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let create = || Output::create(folder.path(), "shop.dir", Codec::None).unwrap();
+        let fill = |output: &Output, text: &[u8]| {
+            let mut file = output.open("1.dat", false).unwrap();
+            file.write_all(text).unwrap();
+        };
+        let (first, second, given_up) = (create(), create(), create());
+        fill(&first, b"first");
+        fill(&second, b"second");
+        second.finish(true).unwrap();
+        drop(given_up);
+        first.finish(true).unwrap();
+        let there = fs::read(folder.path().join("shop.dir/1.dat")).unwrap();
+        assert_eq!(there, b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside");
+
+        let late = create();
+        fs::write(folder.path().join("shop.dir/mine"), "1").unwrap();
+        let error = late.finish(true).unwrap_err();
+        assert!(
+            matches!(&error, ExportError::Foreign { file, .. } if file.ends_with("mine")),
+            "{error}"
+        );
+        assert!(folder.path().join("shop.dir/1.dat").exists(), "nothing was removed");
     }
 }

@@ -42,6 +42,19 @@ pub enum ExportError {
         /// The file.
         path: PathBuf,
     },
+    /// A folder that would be replaced has what no archive has.
+    #[error(
+        "{} is not of an archive, and would be gone if {} were replaced; move it, or choose another \
+         folder",
+        .file.display(),
+        .folder.display()
+    )]
+    Foreign {
+        /// The folder.
+        folder: PathBuf,
+        /// The first such file in it.
+        file: PathBuf,
+    },
     /// A file or folder of the export could not be written.
     #[error("cannot {operation} {}{}", .path.display(), space(.source))]
     File {

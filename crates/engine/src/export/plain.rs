@@ -81,7 +81,7 @@ pub(super) fn write(
         .flat_map(|entry| &entry.chunks)
         .map(|chunk| u64::from(chunk.raw_bytes))
         .sum();
-    let sink = Sink::create(options, name, false, source.estimate(&toc) + objects + objects / 8)?;
+    let sink = Sink::create(options, name, source.estimate(&toc) + objects + objects / 8)?;
     let mut text = Encoder::new(sink, options.compression)
         .map_err(|error| sink::write_error(options, name, error))?;
     let (mut running, input) = RunningTool::start_with_input(&mut command, PG_RESTORE)?;

@@ -27,17 +27,15 @@ pub(super) enum Sink {
 }
 
 impl Sink {
-    /// Begins the file `name`. Only the owner may read a `secret` one, where files have owners.
-    /// About `bytes` will be written.
+    /// Begins the file `name`, of about `bytes`.
     pub(super) fn create(
         options: &ExportOptions,
         name: &str,
-        secret: bool,
         bytes: u64,
     ) -> Result<Self, ExportError> {
         Ok(match &options.to {
             ExportTarget::Folder(folder) => {
-                let (partial, writer) = Partial::create(folder, name, secret)?;
+                let (partial, writer) = Partial::create(folder, name)?;
                 Self::File { partial, writer }
             }
             ExportTarget::Blocks(store) => Self::Blob(BlobWriter::new(store, name, bytes)),
@@ -113,9 +111,8 @@ pub(super) fn write_file(
     options: &ExportOptions,
     name: &str,
     body: &[u8],
-    secret: bool,
 ) -> Result<(String, u64), ExportError> {
-    let mut sink = Sink::create(options, name, secret, body.len() as u64)?;
+    let mut sink = Sink::create(options, name, body.len() as u64)?;
     sink.write_all(body).map_err(|source| write_error(options, name, source))?;
     sink.finish(options.overwrite)
 }

@@ -137,7 +137,7 @@ pub(super) fn read(
                     Ok(())
                 }
                 Err(error) => {
-                    let Some((_, problem)) = told(&error) else { return Err(error.into()) };
+                    let Some((_, problem)) = told(vault, &error) else { return Err(error.into()) };
                     findings.damage(chunk.hash, chunk_name(&chunk.hash), problem);
                     Ok(())
                 }

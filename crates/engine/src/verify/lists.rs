@@ -1,12 +1,14 @@
 //! Tables of contents, contents lists and globals.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use flexkeep_pg_archive::{Limits, Toc};
 use flexkeep_vault::contents::Entry;
 use flexkeep_vault::manifest::{DatabaseSummary, Manifest, ObjectRef};
 use flexkeep_vault::store::StoreErrorKind;
-use flexkeep_vault::{BackupId, ContentHash, Vault, VaultError, chunk_name, meta_name};
+use flexkeep_vault::{
+    BackupId, ContentHash, MAX_META_STORED_BYTES, Vault, VaultError, chunk_name, meta_name,
+};
 
 use super::users::Inconsistent;
 use super::{Findings, VerifyError, Wanted};
@@ -17,8 +19,9 @@ use crate::progress::Progress;
 /// The chunks that the lists name. Ordered: the vault lists in this order too.
 pub(super) type Chunks = BTreeMap<ContentHash, Wanted>;
 
-/// What was found out about the meta objects of one database; another backup may name the same.
-type Pairs = HashMap<(ContentHash, ContentHash), Option<String>>;
+/// What was found out about the meta objects of one database, or about globals; another backup may
+/// name the same, with the same lengths or with others.
+type Known<T> = HashMap<T, Option<String>>;
 
 /// Reads the meta objects of `backups`, each once.
 pub(super) fn read(
@@ -28,17 +31,30 @@ pub(super) fn read(
     progress: &Progress,
 ) -> Result<(Chunks, Vec<Inconsistent>), VerifyError> {
     let (mut chunks, mut inconsistent) = (Chunks::new(), Vec::new());
-    let (mut globals, mut pairs) = (HashSet::new(), Pairs::new());
+    let mut globals: Known<ObjectRef> = HashMap::new();
+    let mut pairs: Known<(ObjectRef, ObjectRef)> = HashMap::new();
     for (id, manifest) in backups {
         progress.check_cancelled(VerifyError::Cancelled)?;
-        if let Some(object) = &manifest.globals
-            && globals.insert(object.hash)
-        {
-            findings.counts.meta_objects += 1;
-            meta(vault, object, findings)?;
+        if let Some(object) = &manifest.globals {
+            let problem = match globals.get(object) {
+                Some(known) => known.clone(),
+                None => {
+                    findings.counts.meta_objects += 1;
+                    let found = impossible("globals", object, most_bytes());
+                    if found.is_none() {
+                        meta(vault, object, findings)?;
+                    }
+                    globals.insert(object.clone(), found.clone());
+                    found
+                }
+            };
+            if let Some(problem) = problem {
+                let backup = id.to_string();
+                inconsistent.push(Inconsistent { backup, database: None, problem });
+            }
         }
         for database in &manifest.databases {
-            let key = (database.toc.hash, database.contents.hash);
+            let key = (database.toc.clone(), database.contents.clone());
             let problem = match pairs.get(&key) {
                 Some(known) => known.clone(),
                 None => {
@@ -49,7 +65,7 @@ pub(super) fn read(
                 }
             };
             if let Some(problem) = problem {
-                let (backup, database) = (id.to_string(), database.name.clone());
+                let (backup, database) = (id.to_string(), Some(database.name.clone()));
                 inconsistent.push(Inconsistent { backup, database, problem });
             }
         }
@@ -57,14 +73,41 @@ pub(super) fn read(
     Ok((chunks, inconsistent))
 }
 
+/// The most that a table of contents or globals can have, bytes.
+fn most_bytes() -> u64 {
+    Limits::default().max_total_bytes
+}
+
+/// What is wrong with a reference itself: nothing can be as long as it says.
+fn impossible(what: &str, object: &ObjectRef, most_raw_bytes: u64) -> Option<String> {
+    let ObjectRef { raw_bytes, stored_bytes, .. } = *object;
+    let (bytes, most) = if stored_bytes > MAX_META_STORED_BYTES {
+        (stored_bytes, MAX_META_STORED_BYTES)
+    } else if raw_bytes > most_raw_bytes {
+        (raw_bytes, most_raw_bytes)
+    } else {
+        return None;
+    };
+    let name = meta_name(&object.hash);
+    Some(format!(
+        "its manifest says that its {what}, {name}, has {bytes} bytes, more than the {most} that \
+         are possible"
+    ))
+}
+
 /// Verifies the two meta objects of a database and notes its chunks. The text says in what the
-/// two do not agree.
+/// two do not agree, or that the manifest cannot be right about them.
 fn one(
     vault: &Vault,
     database: &DatabaseSummary,
     chunks: &mut Chunks,
     findings: &mut Findings,
 ) -> Result<Option<String>, VerifyError> {
+    let wrong = impossible("table of contents", &database.toc, most_bytes())
+        .or_else(|| impossible("contents list", &database.contents, u64::MAX));
+    if wrong.is_some() {
+        return Ok(wrong);
+    }
     let toc = meta(vault, &database.toc, findings)?;
     let mut listed = Vec::new();
     let read = vault.read_contents(&database.contents, |entry: Entry| {
@@ -79,7 +122,7 @@ fn one(
         listed.push(Listed::of(&entry));
     });
     if let Err(error) = read {
-        note(&database.contents, error, findings)?;
+        note(vault, &database.contents, error, findings)?;
         return Ok(None);
     }
     let Some(toc) = toc else { return Ok(None) };
@@ -95,14 +138,19 @@ fn meta(
     object: &ObjectRef,
     findings: &mut Findings,
 ) -> Result<Option<Vec<u8>>, VerifyError> {
-    match vault.get_meta(object, Limits::default().max_total_bytes) {
+    match vault.get_meta(object, most_bytes()) {
         Ok(content) => Ok(Some(content)),
-        Err(error) => note(object, error, findings).map(|()| None),
+        Err(error) => note(vault, object, error, findings).map(|()| None),
     }
 }
 
-fn note(object: &ObjectRef, error: VaultError, findings: &mut Findings) -> Result<(), VerifyError> {
-    match told(&error) {
+fn note(
+    vault: &Vault,
+    object: &ObjectRef,
+    error: VaultError,
+    findings: &mut Findings,
+) -> Result<(), VerifyError> {
+    match told(vault, &error) {
         Some((_, problem)) => {
             findings.damage(object.hash, meta_name(&object.hash), problem);
             Ok(())
@@ -113,7 +161,7 @@ fn note(object: &ObjectRef, error: VaultError, findings: &mut Findings) -> Resul
 
 /// The object and its problem, if the error says something about the vault's bytes and not about
 /// the way to them.
-pub(super) fn told(error: &VaultError) -> Option<(String, String)> {
+pub(super) fn told(vault: &Vault, error: &VaultError) -> Option<(String, String)> {
     match error {
         VaultError::OtherVault { object, found, vault } => {
             Some((object.clone(), format!("it belongs to the vault {found}, this is {vault}")))
@@ -126,8 +174,11 @@ pub(super) fn told(error: &VaultError) -> Option<(String, String)> {
         VaultError::Store(store) if error.is_damage() => {
             Some((store.object.clone(), store.kind.to_string()))
         }
-        // A disk that cannot read back what it holds.
-        VaultError::Store(store) if store.kind == StoreErrorKind::Other => {
+        // A disk that cannot read back what it holds; a link, or a file of somebody else, where an
+        // object was. But a store that lets nothing be read any more says nothing about its objects.
+        VaultError::Store(store)
+            if store.kind == StoreErrorKind::Other || vault.is_about_one_object(error) =>
+        {
             Some((store.object.clone(), format!("it cannot be read: {}", chain(store))))
         }
         _ => None,

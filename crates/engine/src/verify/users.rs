@@ -12,10 +12,11 @@ use crate::progress::Progress;
 /// Entries that a report names of one database.
 const MOST_ENTRIES: usize = 100;
 
-/// A database whose meta objects are whole but do not agree.
+/// A database, or what belongs to the whole server, whose meta objects are whole but do not agree
+/// with each other or with the manifest.
 pub(super) struct Inconsistent {
     pub(super) backup: String,
-    pub(super) database: String,
+    pub(super) database: Option<String>,
     pub(super) problem: String,
 }
 
@@ -72,10 +73,10 @@ fn add(
     }
 }
 
-/// Adds databases whose meta objects do not agree.
+/// Adds what does not agree.
 pub(super) fn add_inconsistent(hurt: &mut Vec<HurtBackup>, inconsistent: Vec<Inconsistent>) {
     for Inconsistent { backup, database, problem } in inconsistent {
-        let part = HurtDatabase { database: Some(database), entries: vec![problem], count: 1 };
+        let part = HurtDatabase { database, entries: vec![problem], count: 1 };
         match hurt.iter_mut().find(|one| one.backup == backup) {
             Some(one) => one.databases.push(part),
             None => hurt.push(HurtBackup { backup, databases: vec![part] }),

@@ -32,7 +32,7 @@ impl Values {
     }
 
     fn wrong(&self, key: &str, allowed: &str) -> ConfigError {
-        let value = self.get(key).unwrap_or_default();
+        let value = shown(self.get(key).unwrap_or_default());
         let origin = self.origin(key);
         ConfigError::new(format!("{key}={value} in {origin} is wrong; {allowed}"))
     }
@@ -62,6 +62,11 @@ impl Values {
     fn list(&self, key: &str) -> Option<Vec<&str>> {
         self.get(key).map(|value| value.split(',').map(str::trim).collect())
     }
+}
+
+/// A wrong value as a message repeats it. What has a `=` may be several pairs, one of them a password.
+fn shown(value: &str) -> &str {
+    if value.contains('=') { "(hidden)" } else { value }
 }
 
 pub(super) fn build(text: &str, environment: &Environment) -> Result<Config, ConfigError> {
@@ -137,8 +142,8 @@ fn gather(text: &str, environment: &Environment) -> Result<Values, ConfigError> 
         None => (conninfo::split(text)?, "the connection string"),
     };
     let mut values = Values(BTreeMap::new());
+    keys::check_pairs(&pairs, origin)?;
     for (key, value) in pairs {
-        keys::check(&key, &value, origin)?;
         // As in libpq the last one wins.
         values.0.insert(key, (value, origin.to_owned()));
     }
@@ -220,6 +225,7 @@ fn ports(values: &Values, count: usize) -> Result<Vec<u16>, ConfigError> {
         "" => Ok(5432),
         text => text.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(|| {
             let origin = values.origin("port");
+            let text = shown(text);
             ConfigError::new(format!("port={text} in {origin} is wrong; it must be 1 to 65535"))
         }),
     };
@@ -230,7 +236,8 @@ fn place(name: &str, address: &str, port: u16) -> Result<Place, ConfigError> {
     if !address.is_empty() {
         let parsed: IpAddr = address.parse().map_err(|_| {
             ConfigError::new(format!(
-                "hostaddr={address} is not an IP address; a name belongs in host="
+                "hostaddr={} is not an IP address; a name belongs in host=",
+                shown(address)
             ))
         })?;
         let name = if name.is_empty() { address } else { name };
@@ -238,7 +245,8 @@ fn place(name: &str, address: &str, port: u16) -> Result<Place, ConfigError> {
     }
     if name.starts_with('@') {
         return Err(ConfigError::new(format!(
-            "host={name}: abstract sockets are not supported; name the folder of a socket"
+            "host={}: abstract sockets are not supported; name the folder of a socket",
+            shown(name)
         )));
     }
     if name.starts_with('/') {
@@ -246,6 +254,12 @@ fn place(name: &str, address: &str, port: u16) -> Result<Place, ConfigError> {
     }
     if name.is_empty() {
         return Ok(Place::Unix(socket_folder(&SOCKET_FOLDERS.map(Path::new), port)));
+    }
+    // What follows a comma that should be a blank may be a password.
+    if name.contains('=') {
+        return Err(ConfigError::new(
+            "host= contains `=`; blanks stand between key=value pairs, commas only between hosts",
+        ));
     }
     if name.contains(|c: char| c.is_whitespace() || "/@:?".contains(c))
         && name.parse::<IpAddr>().is_err()

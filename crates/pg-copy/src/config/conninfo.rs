@@ -1,14 +1,15 @@
 //! `key=value key='va lue' …`
 
 use super::ConfigError;
+use super::keys;
 
 const ORIGIN: &str = "the connection string";
 
 /// Splits a `key=value` string; keys are not checked yet.
 ///
 /// # Errors
-/// A word without `=` or a quote that does not end. Words are not repeated in the message where
-/// they may be part of a password.
+/// A word without `=` or a quote that does not end. Only words that are keys are repeated in the
+/// message: any other may be a password, or a part of one.
 pub(super) fn split(text: &str) -> Result<Vec<(String, String)>, ConfigError> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     let mut rest = text.trim_start();
@@ -36,7 +37,7 @@ fn no_equals(word: &str, before: Option<&str>) -> ConfigError {
         Some(key) if key.contains("pass") => {
             format!("after {key} in {ORIGIN} stands a word without `=`; {way_out}")
         }
-        _ if word.len() > 60 || word.contains([':', '@']) => {
+        _ if !keys::is_known(word) => {
             format!(
                 "{ORIGIN} has a word without `=`; a URI begins with postgresql://, and {way_out}"
             )
@@ -65,6 +66,7 @@ fn value<'a>(name: &str, text: &'a str) -> Result<(String, &'a str), ConfigError
         }
     }
     if quoted {
+        let name = if keys::is_known(name) { name } else { "a key" };
         return Err(ConfigError::new(format!(
             "the quoted value of {name} in {ORIGIN} has no closing quote; \
              inside quotes write \\' for ' and \\\\ for \\"

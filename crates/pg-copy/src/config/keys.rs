@@ -88,6 +88,48 @@ pub(super) const KEYS: &[Key] = &[
     Key("oauth_scope", None, Use::Refused(NO_OAUTH)),
 ];
 
+/// Whether libpq has a key of this name.
+pub(super) fn is_known(name: &str) -> bool {
+    KEYS.iter().any(|key| key.0 == name)
+}
+
+/// Whether the value of a key is a secret.
+pub(super) fn is_secret(name: &str) -> bool {
+    name.contains("password") || name.contains("secret") || name.starts_with("scram_")
+}
+
+/// Checks the pairs of a connection string, as [`check`] does. Here a password that was not quoted or
+/// encoded becomes a key or part of another value: what may be one is not repeated.
+pub(super) fn check_pairs(pairs: &[(String, String)], origin: &str) -> Result<(), ConfigError> {
+    const PASSWORDS: [&str; 4] = ["password=", "passwd=", "pwd=", "pass="];
+    let mut after_secret = false;
+    for (at, (name, value)) in pairs.iter().enumerate() {
+        if !is_known(name) && (after_secret || nearest(name).is_empty()) {
+            let place = match at.checked_sub(1).and_then(|before| pairs.get(before)) {
+                Some((before, _)) => format!("the key behind {before}"),
+                None => "the first key".to_owned(),
+            };
+            return Err(ConfigError::new(format!(
+                "{place} in {origin} is unknown, and not shown, as it may be a part of a password; \
+                 a password with blanks must stand in quotes{}",
+                near("")
+            )));
+        }
+        // What psql is told by `options` may be called anything.
+        let lower = value.to_ascii_lowercase();
+        if !is_secret(name) && name != "options" && PASSWORDS.iter().any(|one| lower.contains(one))
+        {
+            return Err(ConfigError::new(format!(
+                "the value of {name} in {origin} has a password in it; \
+                 blanks stand between key=value pairs"
+            )));
+        }
+        check(name, value, origin)?;
+        after_secret |= is_secret(name);
+    }
+    Ok(())
+}
+
 /// Checks that a key is known and its value is one that can be honoured.
 ///
 /// `origin` says where the key was read, for the message.
@@ -103,7 +145,8 @@ pub(super) fn check(name: &str, value: &str, origin: &str) -> Result<(), ConfigE
         _ if value.is_empty() => Ok(()),
         Use::Only(values) if values.contains(&value) => Ok(()),
         Use::Only(values) => Err(ConfigError::new(format!(
-            "{name}={value} in {origin} is not supported; remove it or use {}",
+            "{name}={} in {origin} is not supported; remove it or use {}",
+            if value.contains('=') { "(hidden)" } else { value },
             values.join(" or ")
         ))),
         Use::Refused(advice) => {
@@ -114,8 +157,19 @@ pub(super) fn check(name: &str, value: &str, origin: &str) -> Result<(), ConfigE
 
 /// The known names nearest to a wrong one, as a half sentence.
 fn near(name: &str) -> String {
+    let names: Vec<String> =
+        nearest(name).iter().take(2).map(|known| format!("\"{known}\"")).collect();
+    if names.is_empty() {
+        "; the keys are those of libpq, such as host, port, user, dbname, sslmode".to_owned()
+    } else {
+        format!("; did you mean {}?", names.join(" or "))
+    }
+}
+
+/// The known names near to a wrong one, the nearest first.
+fn nearest(name: &str) -> Vec<&'static str> {
     let lower = name.to_ascii_lowercase().replace('-', "_");
-    let aliases: &[(&str, &str)] = &[
+    let aliases: &[(&str, &'static str)] = &[
         ("database", "dbname"),
         ("db", "dbname"),
         ("username", "user"),
@@ -127,7 +181,7 @@ fn near(name: &str) -> String {
         ("timeout", "connect_timeout"),
     ];
     if let Some((_, known)) = aliases.iter().find(|(alias, _)| *alias == lower) {
-        return format!("; did you mean \"{known}\"?");
+        return vec![*known];
     }
     let mut found: Vec<(usize, &str)> = KEYS
         .iter()
@@ -135,12 +189,7 @@ fn near(name: &str) -> String {
         .filter(|(distance, known)| *distance <= 1 + known.len() / 5)
         .collect();
     found.sort_unstable();
-    let names: Vec<String> = found.iter().take(2).map(|(_, key)| format!("\"{key}\"")).collect();
-    if names.is_empty() {
-        "; the keys are those of libpq, such as host, port, user, dbname, sslmode".to_owned()
-    } else {
-        format!("; did you mean {}?", names.join(" or "))
-    }
+    found.into_iter().map(|(_, known)| known).collect()
 }
 
 /// The number of edits between two names; two neighbours that changed places are one edit. A

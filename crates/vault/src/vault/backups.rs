@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::meta::{MAX_META_STORED_BYTES, meta_name};
-use super::{BackupId, ServerName, Vault, VaultError, parse_record};
+use super::{BackupId, ServerName, Vault, VaultError, checksum, parse_record};
 use crate::manifest::{MANIFEST_FORMAT, Manifest, ObjectRef};
 use crate::store::{PutMode, StoreErrorKind};
 
@@ -52,6 +52,8 @@ impl Vault {
             }
         }
         let body = serde_json::to_vec_pretty(manifest).map_err(|e| refuse(e.to_string()))?;
+        let body =
+            checksum::add(&body).ok_or_else(|| refuse("its JSON has no fields".to_owned()))?;
         let (bytes, limit_bytes) = (body.len() as u64, MAX_MANIFEST_BYTES);
         if bytes > limit_bytes {
             return Err(VaultError::TooLong { what: "the manifest", bytes, limit_bytes });
@@ -117,7 +119,12 @@ impl Vault {
             }
             result => result?,
         };
+        // Before anything in it is believed, also its format.
+        let is_checked = checksum::check(&body).map_err(|problem| damaged(&problem))?;
         super::check_format(name, &body, MANIFEST_FORMAT)?;
+        if !is_checked {
+            checksum::check_absence(&body).map_err(|problem| damaged(&problem))?;
+        }
         let manifest: Manifest = parse_record(name, &body)?;
         if manifest.vault != self.id() {
             return Err(VaultError::OtherVault {

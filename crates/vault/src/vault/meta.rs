@@ -238,7 +238,14 @@ impl Vault {
 
     fn stored_meta(&self, object: &ObjectRef) -> Result<Vec<u8>, VaultError> {
         let name = meta_name(&object.hash);
-        check_stored("a meta object", object.stored_bytes)?;
+        if object.stored_bytes > MAX_META_STORED_BYTES {
+            // What names it is wrong, not a caller.
+            let problem = format!(
+                "it should have {} bytes, more than the {MAX_META_STORED_BYTES} that are possible",
+                object.stored_bytes
+            );
+            return Err(VaultError::Damaged { object: name, problem });
+        }
         let stored = self.data().get(&name, object.stored_bytes)?;
         if stored.len() as u64 != object.stored_bytes {
             let problem = format!(

@@ -57,6 +57,11 @@ impl FromStr for Place {
             let place = without_secrets(text);
             Err(VaultError::BadPlace { place, reason: reason.to_owned() })
         };
+        let misplaced = || {
+            let place = "(hidden)".to_owned();
+            let reason = "it looks like a connection string, which belongs elsewhere".to_owned();
+            Err(VaultError::BadPlace { place, reason })
+        };
         if text.is_empty() {
             return bad("it is empty; name a folder");
         }
@@ -64,10 +69,16 @@ impl FromStr for Place {
             return bad("it has a NUL byte");
         }
         let Some((scheme, rest)) = split_scheme(text) else {
+            if looks_like_connection(text) {
+                return misplaced();
+            }
             return Ok(Self::Folder(PathBuf::from(text)));
         };
         match scheme.as_str() {
             "https" | "http" => return Ok(Self::Url(PlaceUrl(text.to_owned()))),
+            // A password in it may have any character, also those that end it elsewhere.
+            "postgres" | "postgresql" => return misplaced(),
+            "file" if looks_like_connection(rest) => return misplaced(),
             "file" => {}
             _ => {
                 return bad(
@@ -82,6 +93,14 @@ impl FromStr for Place {
             (false, _) => bad("a file URL has three slashes and an absolute path: file:///path"),
         }
     }
+}
+
+/// Whether a path is rather a connection string with a password in it: none such becomes a folder, or
+/// stands in a message.
+fn looks_like_connection(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    text.match_indices("password")
+        .any(|(at, word)| text[at + word.len()..].trim_start().starts_with('='))
 }
 
 /// Splits `scheme://rest`.
@@ -154,6 +173,22 @@ mod tests {
             let message = text.parse::<Place>().unwrap_err().to_string();
             assert!(message.contains("a vault is a folder"), "{message}");
             assert!(!message.contains("hunter2"), "{message}");
+        }
+        for text in [
+            "password=hunter2 host=x",
+            "host=x PassWord = 'hunter2'",
+            "./host=x sslpassword=hunter2",
+            "postgresql://u:hunter2@h/d",
+            "postgres://u:a/hunter2@h/d",
+            "file:///password=hunter2",
+        ] {
+            let error = text.parse::<Place>().unwrap_err();
+            let message = format!("{error} {error:?}");
+            assert!(message.contains("looks like a connection string"), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+        for folder in ["/srv/passwords", "password", "/srv/password/a=b"] {
+            assert_eq!(folder.parse::<Place>().unwrap(), Place::Folder(folder.into()));
         }
         for text in ["", "file://host/x", "file:///a%zz", "file:///a%ff", "a\0b"] {
             assert!(text.parse::<Place>().is_err(), "{text:?}");

@@ -33,7 +33,9 @@ impl FolderStore {
                 continue;
             }
             match rustix::fs::statat(CWD, self.path(&name), AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {
+                // A link is no object of ours either, and reading it is refused; but it stands where
+                // one was, and whoever looks for objects must not take it for nothing.
+                Ok(stat) if is_file_or_link(FileType::from_raw_mode(stat.st_mode)) => {
                     each(meta(name, &stat));
                 }
                 // Deleted since, or nothing of ours.
@@ -43,6 +45,10 @@ impl FolderStore {
         }
         Ok(())
     }
+}
+
+fn is_file_or_link(kind: FileType) -> bool {
+    kind.is_file() || kind.is_symlink()
 }
 
 /// Names in a folder, those of folders with a `/` at the end: so sorted, whole paths come in byte
