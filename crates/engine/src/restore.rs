@@ -71,6 +71,7 @@ pub use drill::{
 };
 pub use error::RestoreError;
 use guard::Guard;
+pub(crate) use journal::SCHEMA as RESTORE_JOURNAL;
 pub use options::{DatabaseChoice, Existing, RestoreOptions, RestoreParts};
 use parts::Role;
 pub use report::{

@@ -6,6 +6,7 @@ use super::server::{DatabaseSeen, losses};
 use super::{CheckReport, Severity, chain, size, some};
 use crate::error::BackupError;
 use crate::large_objects::Unreadable;
+use crate::restore::RESTORE_JOURNAL;
 use crate::session;
 use crate::snapshot;
 use crate::source::{self, ServerFacts};
@@ -66,6 +67,7 @@ fn try_look(
         }
         Err(error) => return Err(error),
     };
+    note_restore(&mut connection, name, subject, report)?;
     let unreadable = Unreadable::ask(&mut connection, name)?;
     losses(&source::database_losses(&mut connection, name, facts, &unreadable.0)?, report);
     // Sizes need CONNECT, which there is; but a file may vanish under the function.
@@ -85,4 +87,28 @@ fn try_look(
     }
     connection.close();
     Ok(readable)
+}
+
+/// Notes that a restore into the database has not been completed.
+fn note_restore(
+    connection: &mut pg::Connection,
+    name: &str,
+    subject: &str,
+    report: &mut CheckReport,
+) -> Result<(), BackupError> {
+    let sql = format!(
+        "SELECT FROM pg_catalog.pg_namespace WHERE nspname = {}",
+        pg::quote_literal(RESTORE_JOURNAL)
+    );
+    if !session::rows(connection, name, "looking for a restore", &sql)?.is_empty() {
+        report.add(
+            Severity::Note,
+            subject,
+            format!(
+                "a restore into it is not complete (its journal is the schema {RESTORE_JOURNAL}); a \
+                 backup has what is there by then"
+            ),
+        );
+    }
+    Ok(())
 }

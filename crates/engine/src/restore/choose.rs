@@ -9,7 +9,7 @@ use super::leftovers;
 use super::options::{Existing, RestoreOptions};
 use super::parts::Parts;
 use super::present::Present;
-use super::report::DatabaseAction;
+use super::report::{DatabaseAction, Skipped};
 use super::select::{self, Selection};
 use super::target::{Target, TargetFacts};
 use crate::check::{CheckReport, Severity};
@@ -108,12 +108,33 @@ pub(super) fn items<'a>(
         } else {
             select::everything(&item.parts, options)
         };
+        without_journal(&mut item);
         items.push(item);
     }
     if options.resume {
         settle_finished(&mut items, options.existing, report);
     }
     Ok(items)
+}
+
+/// Leaves out the journal that the backup's source had of a restore.
+fn without_journal(item: &mut Item<'_>) {
+    let entries = item.parts.entries();
+    let is_journal = journal::is_in_backup(entries);
+    let mut found = false;
+    for (role, entry) in item.selection.roles.iter_mut().zip(entries) {
+        if role.is_some() && is_journal(entry) {
+            (*role, found) = (None, true);
+        }
+    }
+    if found {
+        item.selection.skipped.push(Skipped {
+            object: format!("schema {}", journal::SCHEMA),
+            reason: "it is the journal of a restore that the source had not completed, so the \
+                     backup may lack what that restore was to bring"
+                .to_owned(),
+        });
+    }
 }
 
 fn identity(manifest: &Manifest, summary: &DatabaseSummary, options: &RestoreOptions) -> Identity {

@@ -10,13 +10,18 @@
 
 use std::collections::{HashMap, HashSet};
 
+use flexkeep_pg_archive::Entry;
 use flexkeep_pg_copy::quote_literal;
 
 use super::error::RestoreError;
+use super::parts::desc;
 use super::target::{Db, literal, number, text};
 
 /// The schema.
-pub(super) const SCHEMA: &str = "flexkeep_restore";
+pub(crate) const SCHEMA: &str = "flexkeep_restore";
+
+/// The first words of its comment: an older version's are the same.
+const ABOUT: &str = "A restore by flexkeep that is not complete.";
 
 /// How many bytes of COPY text one transaction loads, about. Part of the journal's meaning: a
 /// restore that goes on must cut the same way.
@@ -83,7 +88,7 @@ pub(super) fn create_sql(identity: &Identity, fresh: bool) -> String {
          CREATE TABLE {SCHEMA}.done (entry integer, part integer, rows bigint NOT NULL, \
          PRIMARY KEY (entry, part));\
          CREATE TABLE {SCHEMA}.granted (undo text PRIMARY KEY);\
-         COMMENT ON SCHEMA {SCHEMA} IS 'A restore by flexkeep that is not complete. Continue it, \
+         COMMENT ON SCHEMA {SCHEMA} IS '{ABOUT} Continue it, \
          or drop this schema to give it up.';\
          INSERT INTO {SCHEMA}.restore VALUES ({}, {}, {}, {PART_BYTES}, {fresh}, pg_catalog.now());",
         quote_literal(backup),
@@ -129,6 +134,28 @@ pub(super) fn exists(db: &mut Db) -> Result<bool, RestoreError> {
         "looking for the journal of a restore",
         &format!("SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{SCHEMA}')"),
     )
+}
+
+/// Which of these entries, of a backup, are the journal of a restore that was not complete in the
+/// backup's source. It says nothing about the target, whose own journal has its name.
+pub(super) fn is_in_backup(entries: &[Entry]) -> impl Fn(&Entry) -> bool + use<> {
+    let about = format!("SCHEMA {SCHEMA}").into_bytes();
+    let is_about = |entry: &Entry, about: &[u8]| entry.tag() == Some(about);
+    let has_words = |entry: &Entry| {
+        let words = entry.defn().unwrap_or_default();
+        words.windows(ABOUT.len()).any(|some| some == ABOUT.as_bytes())
+    };
+    // Another schema of this name is somebody's.
+    let is_ours = entries
+        .iter()
+        .any(|entry| desc(entry) == b"COMMENT" && is_about(entry, &about) && has_words(entry));
+    move |entry| {
+        let schema = SCHEMA.as_bytes();
+        is_ours
+            && (entry.namespace() == Some(schema)
+                || is_about(entry, &about)
+                || (desc(entry) == b"SCHEMA" && entry.tag() == Some(schema)))
+    }
 }
 
 /// The head of a journal.

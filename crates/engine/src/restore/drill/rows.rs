@@ -7,6 +7,7 @@ use flexkeep_vault::Vault;
 use flexkeep_vault::manifest::DatabaseSummary;
 
 use super::super::error::RestoreError;
+use super::super::journal;
 use super::super::parts::{Parts, by_target, name_of};
 use super::super::statement::qualified;
 use super::super::target::{Db, failed, number};
@@ -28,7 +29,9 @@ pub(super) fn count(
 ) -> Result<(), RestoreError> {
     let parts = Parts::read(vault, summary)?;
     let of_extensions = tables_of_extensions(db)?;
-    for group in by_target(parts.entries().iter()).into_values() {
+    let is_journal = journal::is_in_backup(parts.entries());
+    let entries = parts.entries().iter().filter(|entry| !is_journal(entry));
+    for group in by_target(entries).into_values() {
         progress.check_cancelled(RestoreError::Cancelled { report: None })?;
         let is_of_extension = |entry: &&Entry| {
             let (schema, name) = (entry.namespace(), entry.tag());
