@@ -407,6 +407,7 @@ fn read_all(
         let mut sql = globals
             .join()
             .map_err(|_| BackupError::Internal("the thread for roles panicked".to_owned()))??;
+        revive(run, connection)?;
         if let Some(later) = globals::later(connection, &roles, dump)? {
             sql = later.sql;
             parts.notes.extend(later.note);
@@ -418,6 +419,16 @@ fn read_all(
         }
         Ok(parts)
     })
+}
+
+/// Makes the connection for questions anew if it has ended: the server may have been restarted in the
+/// hours since, and the databases have been read all the same.
+fn revive(run: &Run<'_>, connection: &mut Connection) -> Result<(), BackupError> {
+    if connection.is_usable() && connection.execute("SELECT").is_ok() {
+        return Ok(());
+    }
+    *connection = session::connect(run.target, run.target.database(), &run.connect)?;
+    session::prepare(connection, "")
 }
 
 /// Ends the turns when it is dropped.
@@ -461,6 +472,7 @@ fn read_renamed(
     parts: &mut Parts,
     connection: &mut Connection,
 ) -> Result<Option<Dumped>, BackupError> {
+    revive(run, connection)?;
     let Some(name) = source::name_now(connection, database.oid)? else {
         if let Some(reason) = source::made_again(connection, &database.name)? {
             parts.losses.push(source::database_loss(&database.name, reason));
