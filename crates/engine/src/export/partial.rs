@@ -88,11 +88,21 @@ impl OwnName {
         let failed =
             |source| ExportError::File { operation: "create", path: folder.join(name), source };
         sweep(folder, name, ".partial").map_err(failed)?;
+        let mut last = io::Error::other("no name of its own is to be had");
         for _ in 0..TRIES {
             let path = folder.join(format!(".{name}.{}.partial", unique()));
             let file = match make(&path) {
                 Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                // Another export may have swept a folder away before it was opened.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+                    ) =>
+                {
+                    last = error;
+                    continue;
+                }
                 Err(error) => return Err(failed(error)),
             };
             // Before it is locked another export may take it for a killed one's. Where there are no
@@ -103,7 +113,7 @@ impl OwnName {
                 return Ok((Self { path, renamed: false }, file));
             }
         }
-        Err(failed(io::Error::other("no name of its own is to be had")))
+        Err(failed(last))
     }
 
     pub(super) fn path(&self) -> &Path {
