@@ -47,10 +47,9 @@ class Host:
         self.app = folder / name
         self.log = folder / f"{name}.log"
         bench.execute([HERE / "app.sh", HANDLER, self.app])
-        for function in FUNCTIONS - functions:
-            shutil.rmtree(self.app / function)
         example = json.loads((self.app / "local.settings.example.json").read_text())
-        example["Values"] |= settings
+        off = {f"AzureWebJobs.{function}.Disabled": "true" for function in FUNCTIONS - functions}
+        example["Values"] |= settings | off
         (self.app / "local.settings.json").write_text(json.dumps(example))
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([FLEXKEEP, "host", "--app", self.app, "--listen", "127.0.0.1:0"], stdin=subprocess.DEVNULL,
