@@ -371,7 +371,7 @@ fn read_all(
     }
     let failed = AtomicBool::new(false);
     let roles = source::roles(connection)?;
-    let encoding = source::encoding(connection)?;
+    let encoding = source::encoding(connection, "")?;
     std::thread::scope(|scope| {
         // However this ends: the thread that prepares databases waits for its turn.
         let _end = EndOfTurns(&run.turn);

@@ -91,7 +91,7 @@ pub(crate) fn prepare_on(
     let name = &database.name;
     let &Planning { vault, target, client, facts, progress, lanes, items_per_lane, split_tables } =
         planning;
-    let encoding = database_encoding(&mut leader)?;
+    let encoding = source::encoding(&mut leader.connection, name)?;
     let outline = outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
     snapshot::refuse_renamed(&mut leader.connection, name)?;
     let measured = Measured {
@@ -124,13 +124,6 @@ pub(crate) fn prepare_on(
         losses,
         notes,
     })
-}
-
-fn database_encoding(leader: &mut Leader) -> Result<String, BackupError> {
-    const SQL: &str = "SELECT pg_catalog.getdatabaseencoding()";
-    let rows = session::rows(&mut leader.connection, &leader.database, "asking its encoding", SQL)?;
-    let row = rows.first().ok_or_else(|| BackupError::Internal("no encoding".to_owned()))?;
-    session::text(row, 0, "encoding").map(str::to_owned)
 }
 
 /// Large objects that can't be read stay in the table of contents, empty, and in the list of
@@ -189,8 +182,18 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
     // What earlier attempts uploaded counts too: it is in the vault because of this backup.
     let uploaded = tools.uploads.take_uploaded();
     // Ends the transaction and with it the locks, before the rest is written.
-    let Prepared { database, attempt, mut leader, encoding, toc, plan, .. } = prepared;
-    let Prepared { extensions, types, losses, notes, .. } = prepared;
+    let Prepared {
+        database,
+        attempt,
+        mut leader,
+        encoding,
+        toc,
+        plan,
+        extensions,
+        types,
+        losses,
+        notes,
+    } = prepared;
     session::run(&mut leader.connection, &name, "ending the snapshot", "COMMIT")?;
     let altered = types.refuse_altered(&mut leader.connection, &name);
     altered.inspect_err(|_| tools.progress.go_back(&before))?;

@@ -66,7 +66,7 @@ pub(crate) fn later(
             "{gone} roles were dropped or renamed during the backup, which has those of its end"
         )
     });
-    Ok(Some(Later { sql: dump(&source::encoding(connection)?)?, note }))
+    Ok(Some(Later { sql: dump(&source::encoding(connection, "")?)?, note }))
 }
 
 /// By what pg_dumpall says, in English: its locale is set to C.

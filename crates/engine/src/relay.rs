@@ -508,13 +508,12 @@ impl Member<'_> {
         if others.iter().any(|other| other.generation > self.lane.generation) {
             return Ok(Place::Succeeded);
         }
+        if others.is_empty() {
+            return Ok(Place::Own);
+        }
         // Those before it that have sent for nobody may be dead, and their sessions not ended yet.
-        Ok(match others.iter().any(|other| other.gives_way) {
-            _ if others.is_empty() => Place::Own,
-            true => Place::Heir,
-            false if self.rival().is_none() => Place::Heir,
-            false => Place::Taken,
-        })
+        let goes = others.iter().any(|other| other.gives_way) || self.rival().is_none();
+        Ok(if goes { Place::Heir } else { Place::Taken })
     }
 
     /// Reads the last sign of this lane, of whatever generation, and remembers whose it is.

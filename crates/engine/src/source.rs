@@ -163,9 +163,9 @@ pub(crate) fn databases(
 }
 
 /// The encoding of the database that a connection is to.
-pub(crate) fn encoding(connection: &mut Connection) -> Result<String, BackupError> {
+pub(crate) fn encoding(connection: &mut Connection, database: &str) -> Result<String, BackupError> {
     const SQL: &str = "SELECT pg_catalog.getdatabaseencoding()";
-    let rows = session::rows(connection, "", "asking for the encoding", SQL)?;
+    let rows = session::rows(connection, database, "asking for the encoding", SQL)?;
     let row = rows.first().ok_or_else(|| BackupError::Internal("no encoding".to_owned()))?;
     text(row, 0, "encoding").map(str::to_owned)
 }

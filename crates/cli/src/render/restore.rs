@@ -233,7 +233,7 @@ fn made_too(all: &[String]) -> String {
     if all.is_empty() {
         return String::new();
     }
-    let mut out = "\nMade too, without rows\n".to_owned();
+    let mut out = "\nMade too, as it was needed\n".to_owned();
     for one in all.iter().take(SKIPPED) {
         out.push_str(&format!("  {}\n", cell(one)));
     }

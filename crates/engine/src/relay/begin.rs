@@ -173,7 +173,7 @@ fn open(
     progress.phase("roles");
     let stop = || progress.is_cancelled();
     let roles_before = source::roles(connection)?;
-    let encoding = source::encoding(connection)?;
+    let encoding = source::encoding(connection, "")?;
     let attempts = backup_options.attempts;
     let roles = globals::dump(&client, target, &encoding, passwords, attempts, &stop)?;
     let wanted = u32::try_from(backup_options.lanes).unwrap_or(u32::MAX).max(1);

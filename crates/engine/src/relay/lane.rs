@@ -446,7 +446,8 @@ impl<'m, 'a> Shift<'m, 'a> {
         checked
     }
 
-    /// Once a second: is the snapshot still wanted, is the successor there? Why this lane should go, if it should.
+    /// Once a second: is the snapshot still wanted, is the successor there? Why this lane should
+    /// go, if it should.
     fn look_around(&mut self) -> Result<Option<Stop>, BackupError> {
         let member = self.member;
         if member.is_at_deadline() {

@@ -53,7 +53,7 @@ pub(super) fn create_database(
         // Sessions of a killed restore would be in the way; one that lives goes on.
         wait_for_others(target, item)?;
         // The server may refuse the new one, such as for its locale: before the old one is gone.
-        db.run("making the database", create(&beside)?)?;
+        make(&mut db, create(&beside)?, item)?;
         *changed = true;
         if let Err(error) =
             db.run("dropping the database", format!("DROP DATABASE IF EXISTS {name}"))
@@ -65,18 +65,21 @@ pub(super) fn create_database(
         let rename = format!("ALTER DATABASE {} RENAME TO {name}", quote_ident(&beside));
         return db.run("naming the database", rename);
     }
-    let sql = create(&item.name)?;
-    if let Err(error) = db.connection.execute(sql) {
+    make(&mut db, create(&item.name)?, item)?;
+    *changed = true;
+    Ok(())
+}
+
+fn make(db: &mut Db, sql: Vec<u8>, item: &Item<'_>) -> Result<(), RestoreError> {
+    db.connection.execute(sql).map_err(|error| {
         // It was not there a moment ago. Perhaps the session of a killed restore was still making it
         // (then the catalog's index refuses the second one): whoever looks again finds that it is
         // there and empty.
         if matches!(error.sqlstate(), Some("42P04" | "23505")) {
-            return Err(RestoreError::Busy { database: item.name.clone() });
+            return RestoreError::Busy { database: item.name.clone() };
         }
-        return Err(failed("making the database", &item.name, error));
-    }
-    *changed = true;
-    Ok(())
+        failed("making the database", &item.name, error)
+    })
 }
 
 /// What a new database is called until the one that it replaces is gone.
