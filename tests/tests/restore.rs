@@ -9,7 +9,7 @@ use flexkeep_tests::{
 };
 use restoring::{LIMIT, database, ends, failures, problems, restore};
 use serde_json::Value;
-use vaulted::{Vaulted, assert_same, assert_same_on};
+use vaulted::{Backup, Vaulted, assert_same, assert_same_on, restore_in_parallel};
 
 const SAMPLE: &str = "everything";
 
@@ -70,24 +70,50 @@ const DIFFERENT_ON_18: [(&str, &str); 3] = [
     ("; Type: MATERIALIZED VIEW; ", "the same"),
 ];
 
-#[test]
-fn a_backup_of_15_restores_into_18_and_never_the_other_way() {
-    let (original, copy) = (Server::start(Version::V15), Server::start(Version::V18));
+#[track_caller]
+fn is_the_same_on_18(original: &Server, copy: &Server, database: &str) {
+    let mut differences = compare_databases(original, database, copy, database);
+    differences.retain(|one| {
+        original.version() >= Version::V17
+            || one.ends_with("only in the copy: nothing")
+            || !DIFFERENT_ON_18.iter().any(|(part, _)| one.contains(part))
+    });
+    assert_eq!(differences, Vec::<String>::new(), "{database:?} on 18");
+    let properties = compare_properties(original, database, copy, database);
+    assert_eq!(properties, Vec::<String>::new(), "properties of {database:?}");
+}
+
+/// The sample of an older server on one of 18.
+#[track_caller]
+fn restored_into_18(version: Version) -> (Server, Server, Vaulted, Backup) {
+    let (original, copy) = (Server::start(version), Server::start(Version::V18));
     load_everything(&original);
     let vaulted = Vaulted::new();
-    vaulted.backup(&original, Version::V18);
+    let backup = vaulted.backup(&original, Version::V18);
     ends(0, &mut restore(&vaulted.vault(), &copy, &[]));
     for database in SAMPLE_DATABASES {
-        let mut differences = compare_databases(&original, database, &copy, database);
-        differences.retain(|one| {
-            one.ends_with("only in the copy: nothing")
-                || !DIFFERENT_ON_18.iter().any(|(part, _)| one.contains(part))
-        });
-        assert_eq!(differences, Vec::<String>::new(), "{database:?} on 18");
-        let properties = compare_properties(&original, database, &copy, database);
-        assert_eq!(properties, Vec::<String>::new(), "properties of {database:?}");
+        is_the_same_on_18(&original, &copy, database);
     }
+    (original, copy, vaulted, backup)
+}
 
+#[test]
+fn a_backup_of_17_restores_into_18_with_and_without_us() {
+    let (original, copy, vaulted, backup) = restored_into_18(Version::V17);
+    // An option that is the user's beside the server's own, which no other server takes.
+    let options = "SELECT count(*) FROM pg_attribute WHERE attoptions::text LIKE '%n_distinct%'";
+    assert_eq!(copy.psql(SAMPLE, options), original.psql(SAMPLE, options));
+    assert_ne!(copy.psql(SAMPLE, options), "0");
+    copy.psql(SAMPLE, "DROP SUBSCRIPTION IF EXISTS from_far");
+    copy.psql("postgres", &format!("DROP DATABASE {SAMPLE}"));
+    let exported = vaulted.export(&backup, "out", &[]);
+    restore_in_parallel(&copy, SAMPLE, &exported.archive(SAMPLE), &["--create"], &[]);
+    is_the_same_on_18(&original, &copy, SAMPLE);
+}
+
+#[test]
+fn a_backup_of_15_restores_into_18_and_never_the_other_way() {
+    let (original, copy, ..) = restored_into_18(Version::V15);
     let newer = Vaulted::new();
     newer.backup(&copy, Version::V18);
     let document = ends(1, &mut restore(&newer.vault(), &original, &["--clean"]));

@@ -11,6 +11,7 @@ use flexkeep_vault::store::PutMode;
 use flexkeep_vault::{ContentHash, ContentsWriter, Vault};
 use serde::Serialize;
 
+use crate::attver;
 use crate::backup::Run;
 use crate::error::BackupError;
 use crate::journal::{JournalPlace, SliceDone};
@@ -372,6 +373,7 @@ pub(crate) fn put_toc(
     let version = toc.header().version.max(Version::V1_15);
     let toc = toc.to_version(version).map_err(|error| failed(&error))?;
     let toc = toc.with_compression(Compression::Zstd).map_err(|error| failed(&error))?;
+    let toc = attver::leave_out(toc).map_err(|error| failed(&error))?;
     let toc = order::complete(toc, references).map_err(|error| failed(&error))?;
     // Of many tables it is larger than all else that planning needs.
     Ok(vault.put_meta_with(|mut out| toc.write_to(&mut out))?)

@@ -6,6 +6,7 @@
 //! and lets several lanes (connections that share the snapshot) read them. Slices become
 //! content-addressed chunks; what the vault has already is neither compressed nor stored again.
 
+mod attver;
 mod backup;
 mod check;
 mod chunker;

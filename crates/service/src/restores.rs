@@ -562,11 +562,12 @@ impl Job {
         if let (false, Some(ending)) = (interrupted, &record.ending) {
             return Ok(ending.clone());
         }
-        if record.begun {
-            options.resume |= interrupted || options.existing == Existing::Refuse;
-        } else {
+        let begins = !record.begun;
+        if begins {
             self.begin(backup, into, options, progress)?;
             known.set((true, known.get().1));
+        } else {
+            options.resume |= interrupted || options.existing == Existing::Refuse;
         }
         let before_end = |report: &RestoreReport| {
             let data = self.events.restored(&self.message, report);
@@ -579,7 +580,12 @@ impl Job {
         };
         let restored =
             engine::restore_then(&self.vault, backup, into, options, progress, &before_end);
-        let report = restored.map_err(|error| self.of_restore(&error))?;
+        let report = restored.map_err(|error| match error {
+            // It was fit when this began. Another delivery that began at the same moment may have
+            // made the database since: whoever looks again finds that the request has begun.
+            RestoreError::Unfit(_) if begins => Setback::Busy(chain(&error)),
+            error => self.of_restore(&error),
+        })?;
         let data = self.events.restored(&self.message, &report);
         // Databases that an earlier delivery finished are in its report only.
         match record.ending {
