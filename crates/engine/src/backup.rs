@@ -122,18 +122,20 @@ fn back_up_locked(
     if let Some(note) = &other_cluster {
         progress.message(note.clone());
     }
+    let known = Arc::new(last.known);
     let uploads = Uploads::start(
         Arc::new(vault.clone()),
+        Arc::clone(&known),
         Arc::clone(progress),
+        options.level,
         options.lanes.max(2),
         UPLOAD_BYTES_PER_LANE * options.lanes.max(1),
-    );
+    )?;
     let tools = ChunkTools {
         vault: Arc::new(vault.clone()),
-        known: last.known,
+        known,
         uploads,
         progress: Arc::clone(progress),
-        level: options.level,
         pace: options.max_bytes_per_second.map(Pace::new),
     };
     let id = RunId::new(started);

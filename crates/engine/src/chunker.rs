@@ -5,14 +5,12 @@ use std::sync::{Arc, RwLock};
 
 use flexkeep_pg_copy::CopySink;
 use flexkeep_vault::contents::{ChunkRef, EntryKind};
-use flexkeep_vault::{
-    ChunkBuffer, ChunkEncoder, ContentHash, EncodeError, Found, Vault, VaultError,
-};
+use flexkeep_vault::{ContentHash, Vault};
 
 use crate::journal::ItemJournal;
 use crate::pace::Pace;
 use crate::progress::Progress;
-use crate::uploads::{UploadFailed, Uploads};
+use crate::uploads::{NewChunk, UploadFailed, Uploads};
 
 /// A chunk ends at the first row end past this many raw bytes.
 pub(crate) const SOFT_CHUNK_BYTES: usize = 16 << 20;
@@ -38,14 +36,14 @@ impl KnownChunks {
         Self { last, new: RwLock::default() }
     }
 
-    pub(crate) fn insert(&self, chunk: &ChunkRef) {
-        self.new
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .insert(chunk.hash, chunk.stored_bytes);
+    /// A chunk is in the vault now.
+    pub(crate) fn insert(&self, hash: ContentHash, stored_bytes: u32) {
+        let mut new = self.new.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        new.insert(hash, stored_bytes);
     }
 
-    fn stored_bytes(&self, hash: &ContentHash) -> Option<u32> {
+    /// The length of a chunk's object in the vault, if it is known to be there.
+    pub(crate) fn stored_bytes(&self, hash: &ContentHash) -> Option<u32> {
         if let Some(place) = self.place(hash) {
             return Some(self.last[place].1);
         }
@@ -98,15 +96,9 @@ impl Looks<'_> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChunkError {
     #[error(transparent)]
-    Vault(#[from] VaultError),
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-    #[error(transparent)]
     Upload(#[from] UploadFailed),
     #[error("cancelled")]
     Cancelled,
-    #[error("a chunk is longer than any can be")]
-    TooLong,
     #[error("the server sent a large object in an unexpected form")]
     BadLargeObject,
 }
@@ -114,37 +106,30 @@ pub(crate) enum ChunkError {
 /// What all lanes share.
 pub(crate) struct ChunkTools {
     pub(crate) vault: Arc<Vault>,
-    pub(crate) known: KnownChunks,
+    pub(crate) known: Arc<KnownChunks>,
     pub(crate) uploads: Uploads,
     pub(crate) progress: Arc<Progress>,
-    pub(crate) level: i32,
     pub(crate) pace: Option<Pace>,
 }
 
 /// Makes chunks of one lane, one after the other.
 pub(crate) struct Chunker<'a> {
     tools: &'a ChunkTools,
-    encoder: ChunkEncoder,
     raw: Vec<u8>,
-    reader: ChunkBuffer,
 }
 
 impl<'a> Chunker<'a> {
-    pub(crate) fn new(tools: &'a ChunkTools) -> Result<Self, EncodeError> {
-        Ok(Self {
-            tools,
-            encoder: ChunkEncoder::new(tools.level)?,
-            raw: Vec::new(),
-            reader: ChunkBuffer::new(),
-        })
+    pub(crate) fn new(tools: &'a ChunkTools) -> Self {
+        Self { tools, raw: Vec::new() }
     }
 
-    /// Hashes the content, and uploads it unless the vault has it.
+    /// Hashes the content, and hands it over unless the vault is known to have it. The length of what
+    /// is handed over is zero until the journal says otherwise. `raw` is empty afterwards.
     pub(crate) fn store(
         &mut self,
         kind: EntryKind,
         continued: bool,
-        raw: &[u8],
+        raw: &mut Vec<u8>,
         journal: &Arc<ItemJournal>,
     ) -> Result<ChunkRef, ChunkError> {
         if self.tools.progress.is_cancelled() {
@@ -156,32 +141,14 @@ impl<'a> Chunker<'a> {
             pace.spend(raw.len() as u64, || self.tools.progress.is_cancelled());
         }
         let raw_bytes = u32::try_from(raw.len()).expect("chunks are at most 24 MiB");
-        let mut chunk = ChunkRef { hash, raw_bytes, stored_bytes: 0, continued };
-        if let Some(stored_bytes) = self.tools.known.stored_bytes(&hash) {
-            chunk.stored_bytes = stored_bytes;
-            return Ok(chunk);
+        let stored_bytes = self.tools.known.stored_bytes(&hash);
+        if stored_bytes.is_some() {
+            raw.clear();
+        } else {
+            let raw = std::mem::replace(raw, self.tools.uploads.buffer());
+            self.tools.uploads.submit(NewChunk { kind, hash, raw }, journal)?;
         }
-        // A run that broke off, or another server's backup, may have left it. No sealed backup of
-        // this server vouches for it, so it is read before it is relied on.
-        let found = self.tools.vault.find_chunk(kind, &hash, raw_bytes, &mut self.reader)?;
-        if let Found::Good { stored_bytes } = found {
-            chunk.stored_bytes = u32::try_from(stored_bytes).map_err(|_| ChunkError::TooLong)?;
-            self.tools.known.insert(&chunk);
-            return Ok(chunk);
-        }
-        let mut object = self.tools.uploads.buffer();
-        let encoded = match kind {
-            EntryKind::Table => self.encoder.encode_table(raw)?,
-            EntryKind::LargeObjects => self.encoder.encode_large_objects(raw)?,
-        };
-        object.extend_from_slice(encoded);
-        chunk.stored_bytes = u32::try_from(object.len()).map_err(|_| ChunkError::TooLong)?;
-        if found == Found::Damaged {
-            self.tools.progress.message(format!("chunk {hash} was damaged in the vault; replaced"));
-        }
-        self.tools.uploads.submit(hash, object, found == Found::Damaged, journal)?;
-        self.tools.known.insert(&chunk);
-        Ok(chunk)
+        Ok(ChunkRef { hash, raw_bytes, stored_bytes: stored_bytes.unwrap_or(0), continued })
     }
 
     /// Takes the rows of one COPY.
@@ -243,8 +210,7 @@ impl RowCutter<'_, '_> {
         let done = self.undone_bytes.min(raw.len() as u64);
         self.undone_bytes -= done;
         self.chunker.tools.progress.done(done);
-        let stored = self.chunker.store(EntryKind::Table, continued, &raw, self.journal);
-        raw.clear();
+        let stored = self.chunker.store(EntryKind::Table, continued, &mut raw, self.journal);
         self.chunker.raw = raw;
         self.chunks.push(stored?);
         Ok(())

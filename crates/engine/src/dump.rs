@@ -1,6 +1,5 @@
 //! One database: snapshot, outline, plan, lanes, contents list.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use flexkeep_pg_archive::{Compression, Toc, Version};
@@ -8,11 +7,12 @@ use flexkeep_pg_copy as pg;
 use flexkeep_vault::contents::{self, EntryKind};
 use flexkeep_vault::manifest::{DatabaseSummary, Extension, Loss, ObjectRef, Totals};
 use flexkeep_vault::store::PutMode;
-use flexkeep_vault::{ContentHash, ContentsWriter, Vault};
+use flexkeep_vault::{ContentsWriter, Vault};
 use serde::Serialize;
 
 use crate::attver;
 use crate::backup::Run;
+use crate::chunker::KnownChunks;
 use crate::error::BackupError;
 use crate::journal::{JournalPlace, SliceDone};
 use crate::lane::{self, Work};
@@ -200,7 +200,7 @@ pub(crate) fn dump(run: &Run<'_>, mut prepared: Prepared) -> Result<Dumped, Back
     altered.inspect_err(|_| tools.progress.go_back(&before))?;
     let (snapshot_time, _) = (leader.time, leader.connection.close());
     let vault = &run.tools.vault;
-    let (contents, mut totals) = write_done(vault, &plan.entries, done, &uploaded.lengths)?;
+    let (contents, mut totals) = write_done(vault, &plan.entries, done, &run.tools.known)?;
     totals.new_chunks = uploaded.new_chunks;
     totals.new_stored_bytes = uploaded.new_bytes;
     let summary = DatabaseSummary {
@@ -282,7 +282,7 @@ fn write_done(
     vault: &Vault,
     entries: &[PlannedEntry],
     mut done: Vec<SliceDone>,
-    lengths: &HashMap<ContentHash, u64>,
+    known: &KnownChunks,
 ) -> Result<(ObjectRef, Totals), BackupError> {
     done.sort_unstable_by_key(|slice| (slice.entry, slice.slice));
     let mut done = done.into_iter().peekable();
@@ -292,11 +292,9 @@ fn write_done(
             .ok_or_else(|| missing_slice(&entries[entry], number))?;
         let mut chunks = slice.chunks;
         for chunk in &mut chunks {
-            if let Some(&length) = lengths.get(&chunk.hash) {
-                chunk.stored_bytes = u32::try_from(length).map_err(|_| {
-                    BackupError::Internal(format!("chunk {} is too long", chunk.hash))
-                })?;
-            }
+            chunk.stored_bytes = known.stored_bytes(&chunk.hash).ok_or_else(|| {
+                BackupError::Internal(format!("chunk {} is not in the vault", chunk.hash))
+            })?;
         }
         Ok(SliceDone { chunks, ..slice })
     })?;

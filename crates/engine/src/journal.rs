@@ -38,8 +38,19 @@ pub(crate) struct Tally {
     /// Chunks that were stored, and their bytes.
     pub(crate) new_chunks: u64,
     pub(crate) new_bytes: u64,
-    /// Chunks that somebody else stored first, with another length.
-    pub(crate) lengths: HashMap<ContentHash, u64>,
+    /// The lengths of chunks that were not known to be in the vault.
+    lengths: HashMap<ContentHash, u32>,
+}
+
+impl Tally {
+    /// Completes the chunks of what was done, all of which are in the vault by now.
+    pub(crate) fn complete(&self, done: &mut [SliceDone]) {
+        for chunk in done.iter_mut().flat_map(|slice| &mut slice.chunks) {
+            if let Some(&length) = self.lengths.get(&chunk.hash) {
+                chunk.stored_bytes = length;
+            }
+        }
+    }
 }
 
 /// The journal of one item. Every chunk on its way holds one reference, the lane another; who
@@ -73,9 +84,10 @@ impl ItemJournal {
     pub(crate) fn release(this: Arc<Self>, vault: &Vault) -> Result<(), VaultError> {
         let Some(last) = Arc::into_inner(this) else { return Ok(()) };
         let Some(place) = last.place else { return Ok(()) };
-        let Some(done) = last.done.into_inner().unwrap_or_else(PoisonError::into_inner) else {
+        let Some(mut done) = last.done.into_inner().unwrap_or_else(PoisonError::into_inner) else {
             return Ok(());
         };
+        last.tally.into_inner().unwrap_or_else(PoisonError::into_inner).complete(&mut done);
         let text = serde_json::to_vec(&done).expect("numbers and hashes are always JSON");
         let name = format!("{}/item-{:06}.json", place.folder, last.item);
         vault.put_run_object(&place.server, &place.run, &name, &text, PutMode::Create)?;
@@ -89,8 +101,8 @@ impl ItemJournal {
         tally.new_bytes += bytes;
     }
 
-    /// Notes the length of a chunk that somebody else stored first.
-    pub(crate) fn found(&self, hash: ContentHash, bytes: u64) {
+    /// Notes the length of a chunk that is in the vault now.
+    pub(crate) fn length_is(&self, hash: ContentHash, bytes: u32) {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).lengths.insert(hash, bytes);
     }
 

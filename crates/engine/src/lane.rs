@@ -157,16 +157,16 @@ enum Locks {
 
 /// Works on the leader's own connection until nothing is left.
 pub(crate) fn lead(connection: &mut Connection, work: &Work<'_>) {
-    let result = Chunker::new(work.reading.tools).map_err(encode_failed).and_then(|mut chunker| {
-        while let Some(item) = work.next_for_leader() {
-            if let Some(item) = do_item(connection, work, &mut chunker, item, Locks::Held)? {
-                return Err(BackupError::Internal(format!("item {} came back", item.id)));
+    let mut chunker = Chunker::new(work.reading.tools);
+    while let Some(item) = work.next_for_leader() {
+        match do_item(connection, work, &mut chunker, item, Locks::Held) {
+            Ok(None) => {}
+            Ok(Some(item)) => {
+                let error = BackupError::Internal(format!("item {} came back", item.id));
+                return work.fail(error);
             }
+            Err(error) => return work.fail(error),
         }
-        Ok(())
-    });
-    if let Err(error) = result {
-        work.fail(error);
     }
 }
 
@@ -228,7 +228,7 @@ fn help_on(
     work: &Work<'_>,
     adopt: &dyn Fn() -> Result<Connection, BackupError>,
 ) -> Result<(), BackupError> {
-    let mut chunker = Chunker::new(work.reading.tools).map_err(encode_failed)?;
+    let mut chunker = Chunker::new(work.reading.tools);
     while let Some(item) = work.next() {
         match do_item(&mut connection, work, &mut chunker, item.clone(), Locks::Taken) {
             Ok(None) => {}
@@ -440,18 +440,11 @@ fn slice_failed(
 
 fn chunk_failed(doing: &str, error: ChunkError) -> BackupError {
     match error {
-        ChunkError::Vault(error) => error.into(),
         ChunkError::Cancelled => BackupError::Cancelled,
         // Whoever waits for the uploads learns why.
         ChunkError::Upload(_) => BackupError::UploadFailed,
-        ChunkError::Encode(_) | ChunkError::TooLong | ChunkError::BadLargeObject => {
-            BackupError::Internal(format!("{doing}: {error}"))
-        }
+        ChunkError::BadLargeObject => BackupError::Internal(format!("{doing}: {error}")),
     }
-}
-
-fn encode_failed(error: flexkeep_vault::EncodeError) -> BackupError {
-    BackupError::Internal(format!("starting a lane: {error}"))
 }
 
 #[cfg(test)]
@@ -468,12 +461,14 @@ mod tests {
     fn a_helper_that_panics_fails_the_work_and_the_leader_does_not_wait_for_it() {
         let (data, runs) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
         let vault = Arc::new(Vault::create_in(data, runs).unwrap());
+        let known = Arc::new(KnownChunks::default());
+        let uploads =
+            Uploads::start(Arc::clone(&vault), Arc::clone(&known), Arc::default(), 1, 1, 1 << 20);
         let tools = ChunkTools {
-            vault: Arc::clone(&vault),
-            known: KnownChunks::default(),
-            uploads: Uploads::start(vault, Arc::default(), 1, 1 << 20),
+            vault,
+            known,
+            uploads: uploads.unwrap(),
             progress: Arc::default(),
-            level: 1,
             pace: None,
         };
         let place = JournalPlace {

@@ -153,8 +153,9 @@ impl Collector<'_, '_> {
             return Ok(());
         }
         let continued = self.builder.take(&mut self.content);
+        let content = &mut self.content;
         let chunk =
-            self.chunker.store(EntryKind::LargeObjects, continued, &self.content, self.journal)?;
+            self.chunker.store(EntryKind::LargeObjects, continued, content, self.journal)?;
         self.chunks.push(chunk);
         Ok(())
     }

@@ -173,12 +173,20 @@ pub fn run_lane(
     let objects = RunObjects { vault: patient.clone(), ..objects };
     let patient = Arc::new(patient);
     let last = last::of_run(&objects, progress)?;
+    let known = Arc::new(last.known);
+    let uploads = Uploads::start(
+        Arc::clone(&patient),
+        Arc::clone(&known),
+        Arc::clone(progress),
+        options.backup.level,
+        2,
+        backup::UPLOAD_BYTES_PER_LANE,
+    )?;
     let tools = ChunkTools {
-        vault: Arc::clone(&patient),
-        known: last.known,
-        uploads: Uploads::start(patient, Arc::clone(progress), 2, backup::UPLOAD_BYTES_PER_LANE),
+        vault: patient,
+        known,
+        uploads,
         progress: Arc::clone(progress),
-        level: options.backup.level,
         // Each lane has its share: they do not know how fast the others are.
         pace: options
             .backup

@@ -32,6 +32,7 @@
 //! ```
 
 mod auth;
+mod binary;
 mod cancel;
 mod config;
 mod connect;
@@ -46,6 +47,7 @@ mod tls;
 mod transport;
 mod wire;
 
+pub use binary::{BinaryError, BinaryRows, ColumnFormat};
 pub use cancel::CancelHandle;
 pub use config::{Config, ConfigError, Environment, PasswordError, PasswordProvider, SslMode};
 pub use connection::{Connection, CopySink, TransactionStatus};

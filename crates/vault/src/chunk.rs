@@ -83,6 +83,13 @@ impl ChunkEncoder {
         ] {
             context.set_parameter(parameter).map_err(encode_failure)?;
         }
+        if level < 0 {
+            // Of rows of text longer matches are found in less time, and fewer of them are worth as
+            // much (docs/performance.md).
+            for parameter in [CParameter::MinMatch(7), CParameter::HashLog(12)] {
+                context.set_parameter(parameter).map_err(encode_failure)?;
+            }
+        }
         Ok(Self { context, out: Vec::new() })
     }
 

@@ -1,13 +1,11 @@
 //! Writes down what a lane has done, behind its back: an item counts once its chunks are stored
 //! and durable.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use flexkeep_vault::ContentHash;
 use flexkeep_vault::store::PutMode;
 
 use super::state::{self, ItemDone, RunObjects};
@@ -25,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) struct Read {
     pub(super) item: usize,
     /// The uploads before this one have to be done. Those of other items too: a chunk that two
-    /// items share is handed over once.
+    /// items share may be handed over once.
     pub(super) mark: u64,
     pub(super) journal: Arc<ItemJournal>,
     pub(super) slices: Vec<SliceDone>,
@@ -69,7 +67,6 @@ pub(super) fn work(
     written: &Written,
 ) {
     let mut waiting: Vec<Read> = Vec::new();
-    let mut lengths: HashMap<ContentHash, u64> = HashMap::new();
     let mut synced = Instant::now();
     let mut open = true;
     while open || !waiting.is_empty() {
@@ -94,7 +91,7 @@ pub(super) fn work(
         written.hurry.store(false, Ordering::Relaxed);
         synced = Instant::now();
         let ready: Vec<Read> = waiting.drain(..stored).collect();
-        if let Err(error) = write(objects, folder, ready, &mut lengths, written) {
+        if let Err(error) = write(objects, folder, ready, written) {
             return written.fail(error);
         }
     }
@@ -104,26 +101,12 @@ fn write(
     objects: &RunObjects,
     folder: &str,
     ready: Vec<Read>,
-    lengths: &mut HashMap<ContentHash, u64>,
     written: &Written,
 ) -> Result<(), BackupError> {
     objects.vault.data().sync().map_err(flexkeep_vault::VaultError::from)?;
-    let tallies: Vec<_> = ready
-        .iter()
-        .map(|read| {
-            let mut tally = read.journal.take_tally();
-            lengths.extend(tally.lengths.drain());
-            tally
-        })
-        .collect();
-    for (mut read, tally) in ready.into_iter().zip(tallies) {
-        for chunk in read.slices.iter_mut().flat_map(|slice| &mut slice.chunks) {
-            if let Some(&length) = lengths.get(&chunk.hash) {
-                chunk.stored_bytes = u32::try_from(length).map_err(|_| {
-                    BackupError::Internal(format!("chunk {} is too long", chunk.hash))
-                })?;
-            }
-        }
+    for mut read in ready {
+        let tally = read.journal.take_tally();
+        tally.complete(&mut read.slices);
         let done = ItemDone {
             slices: read.slices,
             new_chunks: tally.new_chunks,

@@ -287,8 +287,7 @@ impl<'m, 'a> Shift<'m, 'a> {
     fn run(&mut self, reads: &Sender<Read>) -> Result<Stop, BackupError> {
         let member = self.member;
         let tools = member.tools;
-        let mut chunker = Chunker::new(tools)
-            .map_err(|error| BackupError::Internal(format!("starting a lane: {error}")))?;
+        let mut chunker = Chunker::new(tools);
         loop {
             member.check()?;
             self.settle()?;
