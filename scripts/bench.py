@@ -232,7 +232,7 @@ def settle():
     """Ends what the last contestant has left to do: writing, and what the file system does for some seconds after
     files were deleted. ext4 does not give the inode numbers of deleted files again for a minute or five, and to look
     for another one takes long: a thousand deleted files make the next backup a fiftieth slower. Who backs up has not
-    just deleted the last backup, so vaults stay until all rounds are done."""
+    just deleted the last backup, so vaults stay until the next setup."""
     os.sync()
     time.sleep(6)
 
@@ -262,14 +262,14 @@ class Phase:
         self.server = Server(data)
         self.kind = kind
         self.flexkeep, self.copy_limit = programs()
-        self.vaults = ARGS.dir / "vaults"
+        self.vaults = ARGS.dir / "vaults" / f"{data}-{kind}"
         self.vault = self.vaults / "0"
         self.dump = ARGS.dir / "dump"
         self.result = {"seconds": {}, "rss_mib": 0, "stored": None, "lz4": None, "added_percent": 0}
 
     def ours(self):
         if self.kind == "first":
-            # A fresh one; the last ones go at the end, see settle().
+            # A fresh one; the last ones stay, see settle().
             self.vault = self.vaults / str(int(self.vault.name) + 1)
         settle()
         before = size(self.vault) if self.vault.exists() else 0
@@ -309,8 +309,11 @@ class Phase:
     def run(self):
         self.server.start()
         say(f"\n{self.server.name} {self.kind}: {ARGS.rounds} rounds, {ARGS.lanes} lanes")
-        shutil.rmtree(self.vaults, ignore_errors=True)
-        self.vaults.mkdir()
+        if self.vaults.exists():
+            shutil.rmtree(self.vaults)
+            say("waiting for a minute, as vaults of the last run were deleted")
+            time.sleep(60)
+        self.vaults.mkdir(parents=True)
         self.limit()  # warms up
         if self.kind == "repeat":
             if not ARGS.only or "ours" in ARGS.only:
@@ -327,7 +330,6 @@ class Phase:
                 say(f"  round {number + 1}  {name:<14}{seconds:8.2f} s")
         for name, seconds in self.result["seconds"].items():
             say(f"  median   {name:<14}{statistics.median(seconds):8.2f} s   ({min(seconds):.2f} to {max(seconds):.2f})")
-        shutil.rmtree(self.vaults, ignore_errors=True)
         results = load_results()
         key = f"{self.server.name} {self.kind}"
         if ARGS.only and key in results:
@@ -388,6 +390,7 @@ def setup(names):
     if free < need:
         die(f"{ARGS.dir} has {free:.0f} MiB free, and about {need:.0f} are needed: use --dir or a smaller --scale")
     (ARGS.dir / "results.json").unlink(missing_ok=True)
+    shutil.rmtree(ARGS.dir / "vaults", ignore_errors=True)
     for name in names:
         server = Server(name)
         server.stop()

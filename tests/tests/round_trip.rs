@@ -417,3 +417,57 @@ fn a_change_of_one_percent_costs_little_and_no_change_costs_nothing() {
     restore_archive(source, "then", Version::V18, &exported.archive("shop"), &[]);
     assert_same(source, "shop", source, "then");
 }
+
+/// Columns of every type that is taken in binary format, with what is special in each, and a row that
+/// is longer than any buffer.
+const BINARY: &str = "
+    CREATE TYPE mood AS ENUM ('fair', E'b\\\\ad', 'un\tsure');
+    CREATE DOMAIN code AS varchar(12) CHECK (value <> 'x');
+    CREATE TABLE wide (id bigint, at timestamptz, until timestamp, day date, who uuid, ok boolean,
+      note text, doc jsonb, old json, raw bytea, amount numeric, price numeric(9,3), few smallint, several
+      integer, mood mood, code code, \"Padded\" char(9), other oid, short name, gone text,
+      made text GENERATED ALWAYS AS ('made') STORED);
+    ALTER TABLE wide DROP COLUMN gone;
+    INSERT INTO wide SELECT i, '2024-02-27'::timestamptz + i * interval '7.000013 s', '1970-01-01'::timestamp
+      - i * interval '9 days', '2000-03-01'::date - i, md5(i::text)::uuid, i % 3 = 0,
+      CASE i % 5 WHEN 0 THEN NULL WHEN 1 THEN E'tab\\t, line\\n, \\\\ and \\r' || i ELSE repeat(md5(i::text) || ' ', i % 9) END,
+      jsonb_build_object('id', i, 'text', 'a \"b\" \\ ' || chr(9) || i), json_build_array(i, NULL), decode(md5(i::text), 'hex'),
+      (i - 30000) / 7.0, i / 100.0 - 300, i % 30000, -i, (ARRAY['fair', E'b\\\\ad', 'un\tsure', NULL]::mood[])[1 + i % 4],
+      'c' || i, 'p' || i % 7, i, 'n' || i FROM generate_series(1, 60000) i;
+    INSERT INTO wide (id, at, note, raw, doc) VALUES (0, 'infinity', repeat(E'long\\t\\\\', 400000),
+      decode(repeat('00ff5c09', 200000), 'hex'), to_jsonb(repeat('x\"', 300000)));
+    CREATE TABLE numbers AS SELECT i AS a, i * 2 AS b, i / 7.0 AS c FROM generate_series(1, 250000) i;
+    ANALYZE;";
+
+#[test]
+fn a_table_that_is_read_in_binary_format_is_the_same_as_one_that_is_read_as_text() {
+    let original = Server::options(Version::V18).conf("log_statement = all").start();
+    let copy = Server::start(Version::V18);
+    original.create_database("shop");
+    original.psql("shop", BINARY);
+    let asked = |words: &str| {
+        let log = original.log();
+        log.lines().filter(|line| line.contains(words) && line.contains("STDOUT")).count()
+    };
+    let binary = || {
+        let log = original.log();
+        let copies = log.lines().filter(|line| line.contains("(FORMAT binary)"));
+        copies.map(|line| (line.contains("public.wide"), line.contains("public.numbers"))).collect()
+    };
+    let vaulted = Vaulted::new();
+    let first = vaulted.backup(&original, Version::V18);
+    let read: Vec<(bool, bool)> = binary();
+    assert!(!read.is_empty() && read.iter().all(|one| *one == (true, false)), "{read:?}");
+    assert!(asked("public.numbers") > 0);
+    let exported = vaulted.export(&first, "out", &[]);
+    restore_in_parallel(&copy, "shop", &exported.archive("shop"), &["--create"], &[]);
+    assert_same(&original, "shop", &copy, "shop");
+
+    // A time zone that is not known to be UTC, and is: times are text again, and all chunks are known.
+    original.psql("postgres", "ALTER DATABASE shop SET timezone = 'GMT0'");
+    let before = asked("public.wide");
+    let second = vaulted.backup(&original, Version::V18);
+    assert!(asked("public.wide") > before);
+    assert_eq!(binary(), read, "nothing more is read in binary format");
+    assert_eq!((second.total("new_chunks"), second.total("rows")), (0, first.total("rows")));
+}

@@ -99,6 +99,8 @@ pub(crate) enum ChunkError {
     Upload(#[from] UploadFailed),
     #[error("cancelled")]
     Cancelled,
+    #[error("binary COPY data: {0}")]
+    Binary(&'static str),
     #[error("the server sent a large object in an unexpected form")]
     BadLargeObject,
 }

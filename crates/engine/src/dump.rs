@@ -14,6 +14,7 @@ use crate::attver;
 use crate::backup::Run;
 use crate::chunker::KnownChunks;
 use crate::error::BackupError;
+use crate::formats;
 use crate::journal::{JournalPlace, SliceDone};
 use crate::lane::{self, Work};
 use crate::large_objects::Unreadable;
@@ -95,10 +96,12 @@ pub(crate) fn prepare_on(
     let encoding = source::encoding(&mut leader.connection, name)?;
     let outline = outline::take(client, target, facts.superuser, &mut leader, &encoding, progress)?;
     snapshot::refuse_renamed(&mut leader.connection, name)?;
+    let formats = formats::ask(&mut leader.connection, name, &leader.tables)?;
     let measured = Measured {
         database: name,
         version: leader.connection.server_version_num(),
         tables: &leader.tables,
+        formats: &formats,
     };
     let mut plan = plan::plan(&outline.toc, measured, last, lanes, items_per_lane, split_tables)?;
     let unreadable = if plan.entries.iter().any(|e| e.kind() == EntryKind::LargeObjects) {

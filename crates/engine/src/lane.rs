@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use flexkeep_pg_copy::{self as pg, Connection, CopyError};
+use flexkeep_pg_copy::{self as pg, BinaryError, BinaryRows, Connection, CopyError};
 
-use crate::chunker::{ChunkError, ChunkTools, Chunker};
+use crate::chunker::{ChunkError, ChunkTools, Chunker, RowCutter};
 use crate::error::BackupError;
+use crate::formats;
 use crate::journal::{ItemJournal, JournalPlace, SliceDone};
 use crate::large_objects;
 use crate::plan::{EntrySource, Item, Part, PlannedEntry};
@@ -305,11 +306,10 @@ pub(crate) fn read_parts(
             sent += 1;
         }
         let result = match &entry.source {
-            EntrySource::Table { .. } => {
+            EntrySource::Table { formats, .. } => {
                 let mut rows = chunker.rows(entry.chunk_bytes(), entry.slice_bytes, journal);
-                connection
-                    .read_copy_out(&mut rows)
-                    .and_then(|_| rows.finish().map_err(CopyError::Sink))
+                read_rows(connection, formats, &mut rows)
+                    .and_then(|()| rows.finish().map_err(CopyError::Sink))
             }
             EntrySource::LargeObjects { oids } => {
                 sent = sent.max(index + 1);
@@ -332,6 +332,26 @@ pub(crate) fn read_parts(
     tables.dedup();
     snapshot::refuse_moved(connection, reading.database, &tables)?;
     Ok(done)
+}
+
+/// Reads the answer to a COPY, which is in binary format if there are letters for its columns.
+fn read_rows(
+    connection: &mut Connection,
+    formats: &str,
+    rows: &mut RowCutter<'_, '_>,
+) -> Result<(), CopyError<ChunkError>> {
+    if formats.is_empty() {
+        return connection.read_copy_out(rows).map(drop);
+    }
+    let columns = formats::of_letters(formats)
+        .ok_or(CopyError::Sink(ChunkError::Binary("the plan has columns of unknown formats")))?;
+    let mut binary = BinaryRows::new(&columns, rows);
+    let read = connection.read_copy_out(&mut binary);
+    read.and_then(|_| binary.finish().map_err(CopyError::Sink)).map_err(|error| match error {
+        CopyError::Connection(error) => CopyError::Connection(error),
+        CopyError::Sink(BinaryError::Sink(error)) => CopyError::Sink(error),
+        CopyError::Sink(BinaryError::Format(what)) => CopyError::Sink(ChunkError::Binary(what)),
+    })
 }
 
 /// An item of which a part went back to the leader is journaled twice, under two names.
@@ -443,7 +463,9 @@ fn chunk_failed(doing: &str, error: ChunkError) -> BackupError {
         ChunkError::Cancelled => BackupError::Cancelled,
         // Whoever waits for the uploads learns why.
         ChunkError::Upload(_) => BackupError::UploadFailed,
-        ChunkError::BadLargeObject => BackupError::Internal(format!("{doing}: {error}")),
+        ChunkError::BadLargeObject | ChunkError::Binary(_) => {
+            BackupError::Internal(format!("{doing}: {error}"))
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod dump;
 mod entries;
 mod error;
 mod export;
+mod formats;
 mod globals;
 mod journal;
 mod json;

@@ -18,6 +18,7 @@ use flexkeep_vault::contents::{Cut, EntryKind};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BackupError;
+use crate::formats::Formats;
 use crate::json;
 use crate::session;
 use crate::snapshot::TableFacts;
@@ -96,6 +97,9 @@ pub(crate) enum EntrySource {
         /// `WHERE ...` of an extension's configuration table, or empty.
         #[serde(with = "json::bytes")]
         condition: Vec<u8>,
+        /// A letter for each column where it is read in binary format, or empty.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        formats: String,
     },
     LargeObjects {
         #[serde(with = "json::ascending")]
@@ -121,9 +125,11 @@ impl PlannedEntry {
 
     /// The COPY of one slice, for tables.
     pub(crate) fn copy_sql(&self, slice: u64) -> Vec<u8> {
-        let EntrySource::Table { relation, columns, condition } = &self.source else {
+        let EntrySource::Table { relation, columns, condition, formats } = &self.source else {
             return Vec::new();
         };
+        let end: &[u8] =
+            if formats.is_empty() { b" TO STDOUT" } else { b" TO STDOUT (FORMAT binary)" };
         let mut sql: Vec<u8> = Vec::with_capacity(200 + columns.len() + relation.len());
         if self.slices == 1 && condition.is_empty() {
             // The plain form reads through a small ring of buffers and skips the executor.
@@ -134,7 +140,7 @@ impl PlannedEntry {
                 sql.extend_from_slice(columns);
                 sql.push(b')');
             }
-            sql.extend_from_slice(b" TO STDOUT");
+            sql.extend_from_slice(end);
             return sql;
         }
         sql.extend_from_slice(b"COPY (SELECT ");
@@ -153,7 +159,8 @@ impl PlannedEntry {
             }
             sql.extend_from_slice(range.as_bytes());
         }
-        sql.extend_from_slice(b") TO STDOUT");
+        sql.push(b')');
+        sql.extend_from_slice(end);
         sql
     }
 }
@@ -191,6 +198,7 @@ pub(crate) struct Measured<'a> {
     pub(crate) version: u32,
     /// The tables that are locked, by oid.
     pub(crate) tables: &'a HashMap<u32, TableFacts>,
+    pub(crate) formats: &'a Formats,
 }
 
 /// Plans all data of `toc`.
@@ -242,6 +250,8 @@ fn plan_table(
         BackupError::Internal(format!("the COPY statement of table {name:?}: {error}"))
     })?;
     let columns = parsed.columns.join(&b", "[..]);
+    let formats = measured.formats.get(&oid).cloned();
+    let formats = formats.filter(|formats| formats.len() == parsed.columns.len());
     let key = (Some(table.schema.clone()), table.name.clone());
     let range_bytes = ranging.tables.contains(&oid).then_some(ranging.range_bytes);
     let (cut, slices, slice_bytes) =
@@ -256,6 +266,7 @@ fn plan_table(
             relation: table.sql_name.clone(),
             columns,
             condition: table.condition.clone(),
+            formats: formats.unwrap_or_default(),
         },
         slices,
         slice_bytes,
@@ -509,6 +520,7 @@ mod tests {
                 relation: b"public.t".to_vec(),
                 columns: b"a, b".to_vec(),
                 condition: Vec::new(),
+                formats: String::new(),
             },
             slices,
             slice_bytes,

@@ -9,7 +9,7 @@ mod text;
 mod value;
 
 use crate::connection::CopySink;
-use text::Text;
+use text::{LONGEST_ROW, Text};
 use value::Dates;
 
 /// `PGCOPY\n\377\r\n\0`, flags and the length of an extension: both zero in all versions.
@@ -88,9 +88,13 @@ const UNLIKE: &str = "a value is not of its column's type";
 impl<'s, S: CopySink> BinaryRows<'s, S> {
     /// For rows of these columns.
     pub fn new(columns: &'s [ColumnFormat], sink: &'s mut S) -> Self {
+        Self::with_limit(columns, sink, LONGEST_ROW)
+    }
+
+    fn with_limit(columns: &'s [ColumnFormat], sink: &'s mut S, longest_row: usize) -> Self {
         Self {
             columns,
-            out: Text::new(sink),
+            out: Text::new(sink, longest_row),
             dates: Dates::default(),
             step: Step::Header,
             held: Vec::new(),

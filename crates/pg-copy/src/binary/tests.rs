@@ -119,6 +119,18 @@ fn a_row_longer_than_the_buffer_comes_in_parts() {
 }
 
 #[test]
+fn a_row_that_no_server_would_take_back_is_an_error() {
+    let value = vec![b'x'; 300_000];
+    for (limit, fits) in [(400_000, true), (300_000, false)] {
+        let mut collect = Collect::default();
+        let mut rows = BinaryRows::with_limit(&[ColumnFormat::Text], &mut collect, limit);
+        let first = rows.data(&[&HEADER[..], &row(&[Some(&value)])].concat(), true);
+        let second = first.and_then(|()| rows.data(&row(&[Some(&value)]), true));
+        assert_eq!(second.is_ok(), fits, "{limit}");
+    }
+}
+
+#[test]
 fn what_no_server_sends_is_an_error() {
     let good = messages();
     let with = |message: &[u8]| {

@@ -6,11 +6,15 @@ use crate::connection::CopySink;
 /// Longer rows are handed over in parts.
 const CAPACITY: usize = 64 << 10;
 
+/// The text of a row is shorter: no server takes a longer one, and none would have sent it as text.
+pub(super) const LONGEST_ROW: usize = 0x3fff_ffff;
+
 /// What one value of a type with a bounded length takes at most.
 pub(super) const ROOM: usize = 64;
 
-/// Text is looked at in blocks of this length.
+/// Text is looked at in blocks of this length, and its end in smaller ones.
 const BLOCK: usize = 32;
+const SMALL_BLOCK: usize = 8;
 
 /// Two hexadecimal digits for each byte.
 const HEX: [[u8; 2]; 256] = {
@@ -29,11 +33,15 @@ pub(super) struct Text<'s, S> {
     sink: &'s mut S,
     buffer: Box<[u8]>,
     length: usize,
+    /// What the row may still have, of parts that were handed over.
+    left: usize,
+    longest_row: usize,
 }
 
 impl<'s, S: CopySink> Text<'s, S> {
-    pub(super) fn new(sink: &'s mut S) -> Self {
-        Self { sink, buffer: vec![0; CAPACITY].into_boxed_slice(), length: 0 }
+    pub(super) fn new(sink: &'s mut S, longest_row: usize) -> Self {
+        let buffer = vec![0; CAPACITY].into_boxed_slice();
+        Self { sink, buffer, length: 0, left: longest_row, longest_row }
     }
 
     /// Hands over the row, or its last part.
@@ -41,6 +49,7 @@ impl<'s, S: CopySink> Text<'s, S> {
     pub(super) fn end_row(&mut self) -> Result<(), BinaryError<S::Error>> {
         self.byte(b'\n')?;
         let length = std::mem::take(&mut self.length);
+        self.left = self.longest_row;
         self.sink.data(&self.buffer[..length], true).map_err(BinaryError::Sink)
     }
 
@@ -62,6 +71,10 @@ impl<'s, S: CopySink> Text<'s, S> {
     #[cold]
     fn hand_over(&mut self) -> Result<(), BinaryError<S::Error>> {
         let length = std::mem::take(&mut self.length);
+        // The last part has a place too.
+        self.left = self.left.checked_sub(length).filter(|left| *left > CAPACITY).ok_or(
+            BinaryError::Format("a row is longer than 1 GiB as text, which no server takes back"),
+        )?;
         self.sink.data(&self.buffer[..length], false).map_err(BinaryError::Sink)
     }
 
@@ -83,21 +96,12 @@ impl<'s, S: CopySink> Text<'s, S> {
     /// Text of any length, with what COPY escapes escaped.
     #[inline]
     pub(super) fn escaped(&mut self, text: &[u8]) -> Result<(), BinaryError<S::Error>> {
-        let (blocks, rest) = text.as_chunks::<BLOCK>();
-        for block in blocks {
-            // Each byte may become two.
-            let room = self.room(2 * BLOCK)?;
-            if is_plain(block) {
-                room[..BLOCK].copy_from_slice(block);
-                self.used(BLOCK);
-            } else {
-                let used = escape(block, room);
-                self.used(used);
-            }
+        // Each byte may become two.
+        for some in text.chunks(CAPACITY / 4) {
+            let room = self.room(2 * some.len())?;
+            let used = escape(some, room);
+            self.used(used);
         }
-        let room = self.room(2 * BLOCK)?;
-        let used = escape(rest, room);
-        self.used(used);
         Ok(())
     }
 
@@ -128,11 +132,57 @@ fn is_special(byte: u8) -> bool {
 
 /// Without branches, so that it is done for many bytes at once.
 #[inline]
-fn is_plain(block: &[u8; BLOCK]) -> bool {
+fn is_plain<const LENGTH: usize>(block: &[u8; LENGTH]) -> bool {
     block.iter().fold(0, |found, byte| found | u8::from(is_special(*byte))) == 0
 }
 
+/// Writes text as COPY has it; gives its length. `out` is twice as long as `text`.
+#[inline]
 fn escape(text: &[u8], out: &mut [u8]) -> usize {
+    let plain = match text.len() {
+        BLOCK.. => copy_plain::<BLOCK>(text, out),
+        SMALL_BLOCK.. => copy_plain::<SMALL_BLOCK>(text, out),
+        _ => 0,
+    };
+    if plain == text.len() { plain } else { plain + escape_rest(&text[plain..], &mut out[plain..]) }
+}
+
+/// Copies text, which is not shorter than a block, up to the first block with something to escape;
+/// gives how far it came. The last block overlaps the one before.
+#[inline]
+fn copy_plain<const LENGTH: usize>(text: &[u8], out: &mut [u8]) -> usize {
+    let (blocks, _) = text.as_chunks::<LENGTH>();
+    for (index, block) in blocks.iter().enumerate() {
+        if !is_plain(block) {
+            return index * LENGTH;
+        }
+        out[index * LENGTH..][..LENGTH].copy_from_slice(block);
+    }
+    match text.last_chunk::<LENGTH>() {
+        Some(last) if is_plain(last) => {
+            out[text.len() - LENGTH..][..LENGTH].copy_from_slice(last);
+            text.len()
+        }
+        _ => blocks.len() * LENGTH,
+    }
+}
+
+fn escape_rest(text: &[u8], out: &mut [u8]) -> usize {
+    let (blocks, rest) = text.as_chunks::<BLOCK>();
+    let mut at = 0;
+    for block in blocks {
+        if is_plain(block) {
+            out[at..at + BLOCK].copy_from_slice(block);
+            at += BLOCK;
+        } else {
+            at += escape_bytes(block, &mut out[at..]);
+        }
+    }
+    at + escape_bytes(rest, &mut out[at..])
+}
+
+#[inline]
+fn escape_bytes(text: &[u8], out: &mut [u8]) -> usize {
     let mut at = 0;
     for &byte in text {
         if is_special(byte) {

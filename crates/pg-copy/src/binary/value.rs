@@ -61,8 +61,34 @@ pub(super) fn write<S: CopySink>(
     Ok(true)
 }
 
+/// Writes a number; `out` is longer than any of its bytes need it to be.
 #[inline]
 fn integer(number: i64, out: &mut [u8]) -> usize {
+    out[0] = b'-';
+    let sign = usize::from(number < 0);
+    // Most are short. Those are written in fixed pieces, which costs no call and no loop.
+    match number.unsigned_abs() {
+        short @ 0..10_000 => sign + up_to_four(short as usize, &mut out[sign..]),
+        longer @ 10_000..100_000_000 => {
+            let (high, low) = (longer as usize / 10_000, longer as usize % 10_000);
+            let at = sign + up_to_four(high, &mut out[sign..]);
+            out[at..at + 4].copy_from_slice(&four_digits(low));
+            at + 4
+        }
+        _ => long_integer(number, out),
+    }
+}
+
+/// Writes a number below 10000 without zeros before it.
+#[inline]
+fn up_to_four(number: usize, out: &mut [u8]) -> usize {
+    let zeros = usize::from(number < 1000) + usize::from(number < 100) + usize::from(number < 10);
+    let digits = u32::from_le_bytes(four_digits(number)) >> (8 * zeros);
+    out[..4].copy_from_slice(&digits.to_le_bytes());
+    4 - zeros
+}
+
+fn long_integer(number: i64, out: &mut [u8]) -> usize {
     let mut digits = itoa::Buffer::new();
     let text = digits.format(number).as_bytes();
     out[..text.len()].copy_from_slice(text);

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use super::super::state::{AttemptPlan, ItemDone, RunObjects};
 use crate::dump;
+use crate::formats::Formats;
 use crate::journal::SliceDone;
 use crate::plan::{self, ITEMS_PER_RELAY_LANE, Item, LastCuts, Measured, Part, PlannedEntry};
 use crate::snapshot::TableFacts;
@@ -54,7 +55,12 @@ impl Source {
 
     /// Plans it as a lane that takes the snapshot does, and has the plan written down.
     pub(crate) fn plan(self, objects: &RunObjects, folder: &str, lanes: u32) {
-        let measured = Measured { database: "shop", version: 180_001, tables: &self.tables };
+        let measured = Measured {
+            database: "shop",
+            version: 180_001,
+            tables: &self.tables,
+            formats: &Formats::new(),
+        };
         let plan =
             plan::plan(&self.toc, measured, &self.last, lanes as usize, ITEMS_PER_RELAY_LANE, true)
                 .unwrap();
