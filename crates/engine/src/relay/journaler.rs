@@ -107,6 +107,11 @@ fn write(
     for mut read in ready {
         let tally = read.journal.take_tally();
         tally.complete(&mut read.slices);
+        let mut chunks = read.slices.iter().flat_map(|slice| &slice.chunks);
+        if let Some(chunk) = chunks.find(|chunk| chunk.stored_bytes == 0) {
+            let what = format!("chunk {} is not in the vault", chunk.hash);
+            return Err(BackupError::Internal(what));
+        }
         let done = ItemDone {
             slices: read.slices,
             new_chunks: tally.new_chunks,
