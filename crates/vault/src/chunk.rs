@@ -60,7 +60,7 @@ pub enum EncodeError {
 }
 
 /// Makes chunk objects; reuses one compression context and one output buffer (at most
-/// [`MAX_CHUNK_STORED_BYTES`]), so keep one a lane.
+/// [`MAX_CHUNK_STORED_BYTES`]), so keep one a thread.
 pub struct ChunkEncoder {
     context: CCtx<'static>,
     out: Vec<u8>,
