@@ -101,6 +101,8 @@ pub(crate) enum ChunkError {
     Cancelled,
     #[error("binary COPY data: {0}")]
     Binary(&'static str),
+    #[error("a row is longer than 1 GiB as text")]
+    RowTooLong,
     #[error("the server sent a large object in an unexpected form")]
     BadLargeObject,
 }

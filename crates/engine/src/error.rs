@@ -74,6 +74,16 @@ pub enum BackupError {
         /// The tables, or what pg_dump said.
         what: String,
     },
+    /// A row that cannot be brought back, as no server takes it: pg_dump cannot dump it either.
+    #[error(
+        "table {table} of database {database:?} has a row that is longer than 1 GiB as text, which no server takes back by COPY; store its values in parts or as large objects, or leave the database out (--exclude-database)"
+    )]
+    RowTooLong {
+        /// The database.
+        database: String,
+        /// The table, qualified and quoted.
+        table: String,
+    },
     /// The server has no room for a lock on every table.
     #[error(
         "database {database:?} has {tables} tables, and the server has no room for a lock on each of them; set max_locks_per_transaction to {wanted} (it is {set}) and restart the server"

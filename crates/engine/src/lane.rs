@@ -350,6 +350,7 @@ fn read_rows(
     read.and_then(|_| binary.finish().map_err(CopyError::Sink)).map_err(|error| match error {
         CopyError::Connection(error) => CopyError::Connection(error),
         CopyError::Sink(BinaryError::Sink(error)) => CopyError::Sink(error),
+        CopyError::Sink(BinaryError::RowTooLong) => CopyError::Sink(ChunkError::RowTooLong),
         CopyError::Sink(BinaryError::Format(what)) => CopyError::Sink(ChunkError::Binary(what)),
     })
 }
@@ -453,9 +454,22 @@ fn slice_failed(
     error: CopyError<ChunkError>,
 ) -> BackupError {
     match error {
+        // The server could not put the text of a row together.
+        CopyError::Connection(source) if source.sqlstate() == Some("54000") => {
+            row_too_long(reading, entry)
+        }
         CopyError::Connection(source) => session::failed(&doing(entry), reading.database, source),
+        CopyError::Sink(ChunkError::RowTooLong) => row_too_long(reading, entry),
         CopyError::Sink(error) => chunk_failed(&doing(entry), error),
     }
+}
+
+fn row_too_long(reading: &Reading<'_>, entry: &PlannedEntry) -> BackupError {
+    let table = match &entry.source {
+        EntrySource::Table { relation, .. } => session::lossy(relation),
+        EntrySource::LargeObjects { .. } => entry.name.clone(),
+    };
+    BackupError::RowTooLong { database: reading.database.to_owned(), table }
 }
 
 fn chunk_failed(doing: &str, error: ChunkError) -> BackupError {
@@ -463,7 +477,7 @@ fn chunk_failed(doing: &str, error: ChunkError) -> BackupError {
         ChunkError::Cancelled => BackupError::Cancelled,
         // Whoever waits for the uploads learns why.
         ChunkError::Upload(_) => BackupError::UploadFailed,
-        ChunkError::BadLargeObject | ChunkError::Binary(_) => {
+        ChunkError::BadLargeObject | ChunkError::Binary(_) | ChunkError::RowTooLong => {
             BackupError::Internal(format!("{doing}: {error}"))
         }
     }

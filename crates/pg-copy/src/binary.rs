@@ -53,6 +53,9 @@ pub enum BinaryError<E> {
     /// They are not what the server sends for such columns.
     #[error("binary COPY data: {0}")]
     Format(&'static str),
+    /// A row is longer than 1 GiB as text: no server takes it back, and none would have sent it as text.
+    #[error("a row is longer than 1 GiB as text")]
+    RowTooLong,
     /// The sink's.
     #[error(transparent)]
     Sink(E),

@@ -72,9 +72,8 @@ impl<'s, S: CopySink> Text<'s, S> {
     fn hand_over(&mut self) -> Result<(), BinaryError<S::Error>> {
         let length = std::mem::take(&mut self.length);
         // The last part has a place too.
-        self.left = self.left.checked_sub(length).filter(|left| *left > CAPACITY).ok_or(
-            BinaryError::Format("a row is longer than 1 GiB as text, which no server takes back"),
-        )?;
+        let left = self.left.checked_sub(length).filter(|left| *left > CAPACITY);
+        self.left = left.ok_or(BinaryError::RowTooLong)?;
         self.sink.data(&self.buffer[..length], false).map_err(BinaryError::Sink)
     }
 
