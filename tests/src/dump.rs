@@ -27,7 +27,8 @@ pub fn normalise(dump: &str) -> String {
         if text.ends_with(" SET ();\n") {
             // Nothing is left of the statement, whose names may have several lines.
             let begins = ["ALTER TABLE ONLY ", "ALTER FOREIGN TABLE ONLY "];
-            text.truncate(begins.iter().filter_map(|begin| text.rfind(begin)).max().unwrap_or(0));
+            let begin = begins.iter().filter_map(|begin| text.rfind(begin)).max();
+            text.truncate(begin.expect("a statement that alters a column"));
         }
     }
     text

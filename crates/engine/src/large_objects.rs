@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use flexkeep_pg_copy::{Connection, CopyError, CopySink};
+use flexkeep_pg_copy::{BINARY_HEADER, Connection, CopyError, CopySink};
 use flexkeep_vault::contents::{ChunkRef, EntryKind};
 use flexkeep_vault::large_objects::Builder;
 
@@ -220,9 +220,6 @@ impl CopySink for PartRow<'_, '_, '_> {
         Ok(())
     }
 }
-
-/// The server may put the file's header and its first tuple into one message or into two.
-const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
 /// Collects one message, without the file header; true when there is something whole to look at.
 fn collect(

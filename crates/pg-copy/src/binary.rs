@@ -12,8 +12,9 @@ use crate::connection::CopySink;
 use text::{LONGEST_ROW, Text};
 use value::Dates;
 
-/// `PGCOPY\n\377\r\n\0`, flags and the length of an extension: both zero in all versions.
-const HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// How data in binary format begin: a signature, flags and the length of an extension, both of which
+/// are zero in all versions. The server may send it with the first row or in a message of its own.
+pub const BINARY_HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
 /// What a column's values are in binary format. A type that is sent and written like another one is
 /// that one here: `varchar` is `text`, and so is an enumeration.
@@ -146,7 +147,11 @@ impl<'s, S: CopySink> BinaryRows<'s, S> {
             }
             self.out.end_row()?;
         }
-        if rest.is_empty() { Ok(()) } else { Err(BinaryError::Format("a row is too long")) }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(BinaryError::Format("a message goes on after its row"))
+        }
     }
 
     /// Looks at a number of fields; `false` if it says that nothing follows.
@@ -217,10 +222,10 @@ impl<'s, S: CopySink> BinaryRows<'s, S> {
     }
 
     fn header(&mut self, part: &mut &[u8]) -> Result<bool, BinaryError<S::Error>> {
-        if !self.hold(part, HEADER.len()) {
+        if !self.hold(part, BINARY_HEADER.len()) {
             return Ok(false);
         }
-        if self.held != HEADER {
+        if self.held != BINARY_HEADER {
             return Err(BinaryError::Format("they begin in an unknown way"));
         }
         self.held.clear();

@@ -47,7 +47,7 @@ mod tls;
 mod transport;
 mod wire;
 
-pub use binary::{BinaryError, BinaryRows, ColumnFormat};
+pub use binary::{BINARY_HEADER, BinaryError, BinaryRows, ColumnFormat};
 pub use cancel::CancelHandle;
 pub use config::{Config, ConfigError, Environment, PasswordError, PasswordProvider, SslMode};
 pub use connection::{Connection, CopySink, TransactionStatus};

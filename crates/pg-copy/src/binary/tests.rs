@@ -57,7 +57,7 @@ fn messages() -> Vec<Vec<u8>> {
         Some(&[0xab; 16]),
     ]);
     let empty = row(&[None, Some(b""), Some(b"\x01"), Some(b""), None, None]);
-    let first = [&HEADER[..], &full].concat();
+    let first = [&BINARY_HEADER[..], &full].concat();
     vec![first, empty, full, (-1_i16).to_be_bytes().to_vec()]
 }
 
@@ -102,7 +102,7 @@ fn rows_are_the_same_however_messages_are_cut() {
 #[test]
 fn a_row_longer_than_the_buffer_comes_in_parts() {
     let value = vec![b'\\'; 300_000];
-    let message = [&HEADER[..], &row(&[Some(&value)])].concat();
+    let message = [&BINARY_HEADER[..], &row(&[Some(&value)])].concat();
     for part in [message.len(), 256 << 10, 1000] {
         let mut collect = Collect::default();
         let mut rows = BinaryRows::new(&[ColumnFormat::Text], &mut collect);
@@ -124,9 +124,10 @@ fn a_row_that_no_server_would_take_back_is_an_error() {
     for (limit, fits) in [(400_000, true), (300_000, false)] {
         let mut collect = Collect::default();
         let mut rows = BinaryRows::with_limit(&[ColumnFormat::Text], &mut collect, limit);
-        let first = rows.data(&[&HEADER[..], &row(&[Some(&value)])].concat(), true);
+        let first = rows.data(&[&BINARY_HEADER[..], &row(&[Some(&value)])].concat(), true);
         let second = first.and_then(|()| rows.data(&row(&[Some(&value)]), true));
         assert_eq!(second.is_ok(), fits, "{limit}");
+        assert_eq!(matches!(second, Err(BinaryError::RowTooLong)), !fits, "{second:?}");
     }
 }
 
@@ -143,7 +144,7 @@ fn what_no_server_sends_is_an_error() {
     assert!(with(&[0]).contains("within a row"));
     assert!(with(&row(&[None])).contains("number of columns"));
     assert!(with(&good[2][..good[2].len() - 1]).contains("within a row"));
-    assert!(with(&[&good[1][..], &[0]].concat()).contains("too long"));
+    assert!(with(&[&good[1][..], &[0]].concat()).contains("after its row"));
     assert!(with(&[0, 6, 0x80, 0, 0, 0]).contains("within a row"));
     assert!(with(&row(&[Some(&[1; 7]), None, None, None, None, None])).contains("column's type"));
     assert!(with(&row(&[None, None, Some(&[2, 3]), None, None, None])).contains("column's type"));
